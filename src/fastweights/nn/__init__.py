@@ -1,0 +1,7 @@
+"""Layers with fast weights, and the baselines they are measured against."""
+
+from fastweights.nn.fast_weights_cell import FastWeightsRNNCell
+from fastweights.nn.fast_weights_rnn import FastWeightsRNN
+from fastweights.nn.state import FastWeightsState
+
+__all__ = ["FastWeightsRNN", "FastWeightsRNNCell", "FastWeightsState"]

@@ -1,0 +1,333 @@
+"""How a memory fades with its age.
+
+A decay is a function r(k) of the age k = 0, 1, 2, … of a memory, with r(0) = 1. The fast weight
+matrix is the sum of everything written so far, each outer product scaled by the write rate and by
+the decay at its age:
+
+.. math:: A(t) = \\eta \\sum_{\\tau \\le t} r(t - \\tau)\\, h(\\tau) h(\\tau)^\\top
+
+===================  =======================  ====================================================
+class                r(k)                     source
+===================  =======================  ====================================================
+:class:`Exponential` rate^k                   Ba, Hinton et al. (2016), equation 1
+:class:`PowerLaw`    (k + 1)^-exponent        Xu, Ba & Zemel (2017), "a power-law decay t^-γ"
+:class:`Factorial`   ((k + 1)!)^-exponent     Xu, Ba & Zemel (2017), the product as printed
+:class:`StepIndexed` (s! / t!)^exponent       Xu, Ba & Zemel (2017), t^-0.5 on one matrix
+:class:`Free`        one free value per age   ours
+===================  =======================  ====================================================
+
+Every decay is an ``nn.Module``; with ``learnable=True`` its parameter takes part in training and
+stays in its valid range whatever the optimizer does to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Decay",
+    "Exponential",
+    "Factorial",
+    "Free",
+    "PowerLaw",
+    "StepIndexed",
+    "as_decay",
+]
+
+
+class Decay(nn.Module):
+    """What the recurrence asks of a decay.
+
+    Attributes:
+        stationary: r depends on the age alone, so the decay can be called on a tensor of ages.
+        recurrent: the sum over memories can be carried as one matrix that is multiplied by
+            :meth:`factor` before every write; the matrix and chunked forms need this.
+        horizon: ages of ``horizon`` and more have r = 0, so older memories need not be kept;
+            None when every age counts.
+    """
+
+    stationary: bool = True
+    recurrent: bool = False
+    horizon: int | None = None
+
+    def forward(self, ages: Tensor) -> Tensor:
+        """r at the given ages.
+
+        Args:
+            ages: non-negative ages in steps, any shape, integer or floating point.
+
+        Returns:
+            r, shaped like ``ages``, in its dtype if that is floating point, otherwise in the
+            default dtype.
+
+        Raises:
+            TypeError: the decay is not a function of age alone.
+            ValueError: an age is negative.
+        """
+        if not self.stationary:
+            raise TypeError(
+                f"{type(self).__name__} depends on the step a memory was written and the step it "
+                "is read, not on the age alone; call between(written, read) instead"
+            )
+        if not torch.compiler.is_compiling() and ages.numel() and bool((ages < 0).any()):
+            raise ValueError(f"ages must be non-negative, got a minimum of {ages.min().item()}")
+        floating = ages if ages.is_floating_point() else ages.to(torch.get_default_dtype())
+        return self._at(floating)
+
+    def _at(self, ages: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def table(self, length: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """r(0), …, r(length − 1) as a tensor of shape (length,)."""
+        # Double precision before the cast: λ^k of a long age should be the nearest float32.
+        wide = torch.float64 if device.type != "mps" else torch.float32
+        return self._at(torch.arange(length, dtype=wide, device=device)).to(dtype)
+
+    def between(self, written: Tensor, read: Tensor) -> Tensor:
+        """The weight at step ``read`` of what was written at step ``written`` (≤ read)."""
+        return self._at((read - written).to(torch.float64))
+
+    def factor(self, step: Tensor) -> Tensor:
+        """By what A(t − 1) is multiplied at step t; only for recurrent decays."""
+        raise TypeError(
+            f"{type(self).__name__} cannot be carried as one matrix: its sum over memories is not "
+            "A(t-1) times a number; use form='attention'"
+        )
+
+
+def _check(name: str, value: float, low: float, high: float, *, closed: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    inside = low <= value <= high if closed else low < value < high
+    if not inside:  # NaN compares false, so it is refused here too
+        brackets = "[]" if closed else "()"
+        raise ValueError(
+            f"{name} must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value}"
+        )
+    return float(value)
+
+
+class Exponential(Decay):
+    """r(k) = rate^k, the decay of Ba, Hinton et al. (2016), equation 1.
+
+    Args:
+        rate: λ, in [0, 1]; in the open interval when learnable.
+        learnable: train the logit of the rate.
+
+    Raises:
+        ValueError: ``rate`` is outside its interval or NaN.
+
+    Example:
+        >>> Exponential(0.5)(torch.arange(4))
+        tensor([1.0000, 0.5000, 0.2500, 0.1250])
+    """
+
+    recurrent = True
+
+    def __init__(self, rate: float = 0.95, *, learnable: bool = False) -> None:
+        super().__init__()
+        rate = _check("rate", rate, 0.0, 1.0, closed=not learnable)
+        self.learnable = learnable
+        if learnable:
+            self.logit_rate = nn.Parameter(torch.tensor(math.log(rate) - math.log1p(-rate)))
+        else:
+            self._rate = rate
+
+    @property
+    def rate(self) -> Tensor | float:
+        """λ: a tensor that carries gradients when learnable, otherwise a float."""
+        return torch.sigmoid(self.logit_rate) if self.learnable else self._rate
+
+    def _at(self, ages: Tensor) -> Tensor:
+        if not self.learnable:
+            return torch.pow(self._rate, ages)
+        # log σ(x) stays finite, and λ in (0, 1), however far the optimizer drives the logit
+        return torch.exp(ages * nn.functional.logsigmoid(self.logit_rate.to(ages.dtype)))
+
+    def factor(self, step: Tensor) -> Tensor:
+        return self._at(torch.ones((), dtype=torch.float64, device=step.device))
+
+    def extra_repr(self) -> str:
+        return f"rate={float(self.rate):.6g}, learnable={self.learnable}"
+
+
+class _WithExponent(Decay):
+    """A decay set by one exponent; the parameter is its logarithm, so that it stays positive."""
+
+    def __init__(self, exponent: float = 0.5, *, learnable: bool = False) -> None:
+        super().__init__()
+        exponent = _check("exponent", exponent, 0.0, math.inf, closed=False)
+        self.learnable = learnable
+        if learnable:
+            self.log_exponent = nn.Parameter(torch.tensor(math.log(exponent)))
+        else:
+            self._exponent = exponent
+
+    @property
+    def exponent(self) -> Tensor | float:
+        """γ: a tensor that carries gradients when learnable, otherwise a float."""
+        return torch.exp(self.log_exponent) if self.learnable else self._exponent
+
+    def _power(self, log_base: Tensor) -> Tensor:
+        """exp(−γ · log_base)."""
+        exponent = self.exponent
+        if isinstance(exponent, Tensor):
+            exponent = exponent.to(log_base.dtype)
+        return torch.exp(-exponent * log_base)
+
+    def extra_repr(self) -> str:
+        return f"exponent={float(self.exponent):.6g}, learnable={self.learnable}"
+
+
+class PowerLaw(_WithExponent):
+    """r(k) = (k + 1)^−exponent: a memory is one step old when it is first read.
+
+    Source: Xu, Ba & Zemel (2017), after Benna & Fusi (2016).
+
+    Args:
+        exponent: γ > 0.
+        learnable: train the logarithm of the exponent.
+
+    Raises:
+        ValueError: ``exponent`` is not a positive finite number.
+
+    Example:
+        >>> PowerLaw(0.5)(torch.tensor([0, 3, 8]))
+        tensor([1.0000, 0.5000, 0.3333])
+    """
+
+    def _at(self, ages: Tensor) -> Tensor:
+        return self._power(torch.log1p(ages))
+
+
+class Factorial(_WithExponent):
+    """r(k) = ((k + 1)!)^−exponent, the product that Xu, Ba & Zemel (2017) print.
+
+    Args:
+        exponent: γ > 0.
+        learnable: train the logarithm of the exponent.
+
+    Raises:
+        ValueError: ``exponent`` is not a positive finite number.
+
+    Example:
+        >>> Factorial(1.0)(torch.arange(4))
+        tensor([1.0000, 0.5000, 0.1667, 0.0417])
+    """
+
+    def _at(self, ages: Tensor) -> Tensor:
+        return self._power(torch.lgamma(ages + 2))
+
+
+class StepIndexed(_WithExponent):
+    """A(t) = t^−exponent A(t − 1) + η h(t) h(t)ᵀ: one scalar decay of one matrix, by the clock.
+
+    What was written at step s has the weight (s! / t!)^exponent at step t, which depends on both
+    steps and not on the age alone. Step 1 is the first step with a non-zero hidden vector, h(1)
+    when the sequence starts from zero. Source: Xu, Ba & Zemel (2017), read as a decay of the
+    matrix.
+
+    Args:
+        exponent: γ > 0.
+        learnable: train the logarithm of the exponent.
+
+    Raises:
+        ValueError: ``exponent`` is not a positive finite number.
+
+    Example:
+        >>> StepIndexed(1.0).between(torch.tensor([1, 2, 3]), torch.tensor(3)).float()
+        tensor([0.1667, 0.3333, 1.0000])
+    """
+
+    stationary = False
+    recurrent = True
+
+    def table(self, length: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        raise TypeError("StepIndexed has no table by age; call between(written, read) instead")
+
+    def between(self, written: Tensor, read: Tensor) -> Tensor:
+        start, end = (x.clamp(min=0).to(torch.float64) for x in (written, read))
+        return self._power(torch.lgamma(end + 1) - torch.lgamma(start + 1))
+
+    def factor(self, step: Tensor) -> Tensor:
+        # At step 0 nothing has been written yet, so any finite factor will do.
+        return self._power(torch.log(step.clamp(min=1).to(torch.float64)))
+
+
+class Free(Decay):
+    """One free value for each age below ``length``; older memories are gone.
+
+    r(0) is 1 (the write rate sets the scale), r(1), …, r(length − 1) are free and start at 0.95^k.
+
+    Args:
+        length: number of ages that count, at least 1.
+        values: the starting values of r(1), …, r(length − 1), instead of 0.95^k.
+        learnable: train the values.
+
+    Raises:
+        ValueError: ``length`` is below 1, or ``values`` has the wrong number of values or one
+            that is not finite.
+
+    Example:
+        >>> Free(3, values=[0.5, 0.25])(torch.arange(5))
+        tensor([1.0000, 0.5000, 0.2500, 0.0000, 0.0000])
+    """
+
+    def __init__(
+        self, length: int, *, values: Sequence[float] | None = None, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        if isinstance(length, bool) or not isinstance(length, int):
+            raise TypeError(f"length must be an integer, got {type(length).__name__}")
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        start = [0.95**k for k in range(1, length)] if values is None else list(values)
+        if len(start) != length - 1:
+            raise ValueError(
+                f"values must hold r(1) … r(length − 1), that is {length - 1} numbers, "
+                f"got {len(start)}"
+            )
+        if not all(math.isfinite(v) for v in start):
+            raise ValueError(f"values must be finite, got {start}")
+        self.horizon = length
+        self.learnable = learnable
+        later = torch.tensor(start, dtype=torch.get_default_dtype())
+        if learnable:
+            self.values = nn.Parameter(later)
+        else:
+            self.register_buffer("values", later)
+
+    def _at(self, ages: Tensor) -> Tensor:
+        values: Tensor = self.values
+        known = torch.cat([values.new_ones(1), values, values.new_zeros(1)]).to(ages.dtype)
+        return known[ages.to(torch.int64).clamp(max=known.numel() - 1)]
+
+    def extra_repr(self) -> str:
+        return f"length={self.horizon}, learnable={self.learnable}"
+
+
+def as_decay(decay: Decay | float) -> Decay:
+    """The decay itself, or Exponential of a number.
+
+    Raises:
+        TypeError: ``decay`` is neither.
+        ValueError: the number is outside [0, 1].
+
+    Example:
+        >>> as_decay(0.9)
+        Exponential(rate=0.9, learnable=False)
+    """
+    if isinstance(decay, Decay):
+        return decay
+    if isinstance(decay, bool) or not isinstance(decay, (int, float)):
+        raise TypeError(
+            "decay must be a number (the rate of an exponential decay) or a "
+            f"fastweights.decay.Decay, got {type(decay).__name__}"
+        )
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay must lie in [0, 1] when given as a number, got {decay}")
+    return Exponential(decay)

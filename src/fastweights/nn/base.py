@@ -1,0 +1,282 @@
+"""What the layer and the cell share: parameters, their initialisation, and one layer's run."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastweights.decay import Decay, as_decay
+from fastweights.nn.state import FastWeightsState
+from fastweights.ops.fast_weights import (
+    LayerState,
+    Options,
+    SlowWeights,
+    check_backend,
+    check_form,
+    fast_weights,
+)
+
+__all__ = ["MEMORIES", "FastWeightsBase", "check_size"]
+
+MEMORIES = ("hebbian", "identity", "random", "learned", "none")
+
+
+def check_size(name: str, value: Any) -> int:
+    """``value`` as a positive integer, or an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def _check_number(name: str, value: Any, *, positive: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value) or (positive and value <= 0):
+        kind = "positive and finite" if positive else "finite"
+        raise ValueError(f"{name} must be {kind}, got {value}")
+    return float(value)
+
+
+class FastWeightsBase(nn.Module):
+    """Parameters by suffix ("_l0", "_l0_reverse", or "" for the cell) and the run of one layer."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        inner_steps: int,
+        decay: Decay | float,
+        write_rate: float,
+        layer_norm: bool,
+        norm_preliminary: bool,
+        norm_eps: float,
+        nonlinearity: str,
+        bias: bool,
+        write: str,
+        query: str,
+        memory: str,
+        memory_scale: float,
+        detach_writes: bool,
+        learn_write_rate: bool,
+        form: str,
+        backend: str,
+    ) -> None:
+        super().__init__()
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        if memory not in MEMORIES:
+            known = ", ".join(map(repr, MEMORIES))
+            raise ValueError(f"memory must be one of {known}, got {memory!r}")
+        kind = memory if memory in ("hebbian", "none") else "static"
+        self._options = Options(
+            inner_steps=inner_steps,
+            nonlinearity=cast(Literal["relu", "tanh"], nonlinearity),
+            layer_norm=layer_norm,
+            norm_preliminary=norm_preliminary,
+            norm_eps=norm_eps,
+            write=cast(Literal["before_read", "after_read"], write),
+            query=cast(Literal["preliminary", "previous"], query),
+            memory=cast(Literal["hebbian", "static", "none"], kind),
+            detach_writes=detach_writes,
+        )
+        self.write_rate = _check_number("write_rate", write_rate, positive=learn_write_rate)
+        self.memory_scale = _check_number("memory_scale", memory_scale, positive=False)
+        self.memory = memory
+        self._has_bias = bias
+        self.learn_write_rate = learn_write_rate
+        self._first_decay = as_decay(decay)
+        check_form(form, self._first_decay)
+        check_backend(backend)
+        self.form = form
+        self.backend = backend
+        self.decays = nn.ModuleDict()
+
+    @property
+    def norm_eps(self) -> float:
+        """ε under the root of the layer norm."""
+        return self._options.norm_eps
+
+    @property
+    def decay(self) -> Decay:
+        """The decay of the first layer."""
+        return cast(Decay, next(iter(self.decays.values())))
+
+    def _add_layer(self, suffix: str, input_size: int, factory: dict[str, Any]) -> None:
+        hidden = self.hidden_size
+        self.register_parameter(
+            f"weight_ih{suffix}", nn.Parameter(torch.empty(hidden, input_size, **factory))
+        )
+        self.register_parameter(
+            f"weight_hh{suffix}", nn.Parameter(torch.empty(hidden, hidden, **factory))
+        )
+
+        def vector(name: str, wanted: bool) -> None:
+            parameter = nn.Parameter(torch.empty(hidden, **factory)) if wanted else None
+            self.register_parameter(f"{name}{suffix}", parameter)
+
+        vector("bias", self._has_bias)
+        vector("norm_weight", self._options.layer_norm)
+        vector("norm_bias", self._options.layer_norm)
+        if self.memory == "learned":
+            matrix = nn.Parameter(torch.empty(hidden, hidden, **factory))
+            self.register_parameter(f"weight_memory{suffix}", matrix)
+        elif self._options.memory == "static":
+            matrix = torch.empty(hidden, hidden, **factory)
+            # The identity can be made again; a random matrix must be saved with the parameters.
+            self.register_buffer(
+                f"weight_memory{suffix}", matrix, persistent=self.memory == "random"
+            )
+        if self.learn_write_rate:
+            start = torch.empty((), **factory)
+            self.register_parameter(f"log_write_rate{suffix}", nn.Parameter(start))
+        decay = self._first_decay
+        if self.decays:  # each layer learns its own
+            decay = copy.deepcopy(decay)
+        decay.to(device=factory["device"])
+        self.decays[suffix.lstrip("_") or "cell"] = decay
+
+    def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
+        with torch.no_grad():
+            self._get("weight_ih", suffix).normal_(std=input_scale)
+            nn.init.eye_(self._get("weight_hh", suffix)).mul_(recurrent_scale)
+            if self._has_bias:
+                self._get("bias", suffix).zero_()
+            if self._options.layer_norm:
+                self._get("norm_weight", suffix).fill_(1.0)
+                self._get("norm_bias", suffix).zero_()
+            if self.memory == "identity":
+                nn.init.eye_(self._get("weight_memory", suffix)).mul_(self.memory_scale)
+            elif self._options.memory == "static":
+                std = self.memory_scale / math.sqrt(self.hidden_size)
+                self._get("weight_memory", suffix).normal_(std=std)
+            if self.learn_write_rate:
+                self._get("log_write_rate", suffix).fill_(math.log(self.write_rate))
+
+    def _get(self, name: str, suffix: str) -> Tensor:
+        return getattr(self, f"{name}{suffix}")
+
+    def _write_rate(self, suffix: str) -> Tensor:
+        if self.learn_write_rate:
+            return self._get("log_write_rate", suffix).exp()
+        weight = self._get("weight_hh", suffix)
+        return torch.full((), self.write_rate, dtype=weight.dtype, device=weight.device)
+
+    def _slow_weights(self, suffix: str) -> SlowWeights:
+        normed, static = self._options.layer_norm, self._options.memory == "static"
+        return SlowWeights(
+            recurrent=self._get("weight_hh", suffix),
+            norm_weight=self._get("norm_weight", suffix) if normed else None,
+            norm_bias=self._get("norm_bias", suffix) if normed else None,
+            memory=self._get("weight_memory", suffix) if static else None,
+        )
+
+    def _layer_decay(self, suffix: str) -> Decay:
+        return cast(Decay, self.decays[suffix.lstrip("_") or "cell"])
+
+    def _drive(self, x: Tensor, suffix: str) -> Tensor:
+        """C x + b, in the parameters' dtype whatever autocast makes of the product."""
+        bias = self._get("bias", suffix) if self._has_bias else None
+        weight = self._get("weight_ih", suffix)
+        return F.linear(x, weight, bias).to(weight.dtype)
+
+    def _run_layer(
+        self, x: Tensor, suffix: str, state: LayerState, lengths: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        drive = self._drive(x, suffix)
+        # A sum over many steps of products of products does not survive eight bits of mantissa.
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return fast_weights(
+                drive,
+                self._slow_weights(suffix),
+                self._layer_decay(suffix),
+                self._write_rate(suffix),
+                state,
+                self._options,
+                lengths=lengths,
+                form=self.form,
+                backend=self.backend,
+            )
+
+    def _zero_state(self, batch: int) -> LayerState:
+        weight = next(self.parameters())
+        return LayerState.zeros(batch, self.hidden_size, dtype=weight.dtype, device=weight.device)
+
+    def _check_input(self, x: Tensor, expected: str, dims: tuple[int, ...]) -> None:
+        weight = next(self.parameters())
+        if not isinstance(x, Tensor):
+            raise TypeError(f"input must be a tensor {expected}, got {type(x).__name__}")
+        if x.dim() not in dims:
+            raise ValueError(f"input must have shape {expected}, got {tuple(x.shape)}")
+        if x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"input must have input_size={self.input_size} features in its last dimension, "
+                f"got shape {tuple(x.shape)}"
+            )
+        if x.device != weight.device:
+            raise ValueError(f"input is on {x.device}, but the parameters are on {weight.device}")
+        under_autocast = torch.is_autocast_enabled(x.device.type)
+        if not x.is_floating_point() or (x.dtype != weight.dtype and not under_autocast):
+            raise TypeError(f"input must be {weight.dtype} like the parameters, got {x.dtype}")
+
+    def _check_state(self, state: Any, *, layers: int, batch: int, like: bool) -> FastWeightsState:
+        """The state with a batch dimension, after checking that it fits this input.
+
+        ``like`` says whether the input has a batch dimension.
+        """
+        if not isinstance(state, FastWeightsState):
+            raise TypeError(f"state must be a FastWeightsState, got {type(state).__name__}")
+        if state.batched != like:
+            has, lacks = ("state", "input") if state.batched else ("input", "state")
+            raise ValueError(f"the {has} has a batch dimension, but the {lacks} has none")
+        state = state if like else state.unsqueeze()
+        hidden, weight = self.hidden_size, next(self.parameters())
+        expected: dict[str, tuple[int, ...]] = {
+            "hidden": (layers, batch, hidden),
+            "steps": (batch,),
+        }
+        if state.history is not None:
+            expected["history"] = (layers, state.history.shape[1], batch, hidden)
+        if state.matrix is not None:
+            expected["matrix"] = (layers, batch, hidden, hidden)
+        for name, tensor in state.tensors().items():
+            if tuple(tensor.shape) != expected[name]:
+                raise ValueError(
+                    f"state.{name} must have shape {expected[name]}, got {tuple(tensor.shape)}"
+                )
+            if tensor.device != weight.device:
+                raise ValueError(
+                    f"state.{name} is on {tensor.device}, but the parameters are on {weight.device}"
+                )
+            if name != "steps" and tensor.dtype != weight.dtype:
+                raise TypeError(
+                    f"state.{name} must be {weight.dtype} like the parameters, got {tensor.dtype}"
+                )
+        return state
+
+    def _options_repr(self) -> str:
+        options, default = self._options, Options()
+        shown = [f"inner_steps={options.inner_steps}", f"write_rate={self.write_rate:g}"]
+        for name in (
+            "layer_norm",
+            "norm_preliminary",
+            "nonlinearity",
+            "write",
+            "query",
+            "detach_writes",
+        ):
+            if getattr(options, name) != getattr(default, name):
+                shown.append(f"{name}={getattr(options, name)!r}")
+        if self.memory != "hebbian":
+            shown.append(f"memory={self.memory!r}, memory_scale={self.memory_scale:g}")
+        for name, usual in (("learn_write_rate", False), ("form", "auto"), ("backend", "auto")):
+            if getattr(self, name) != usual:
+                shown.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(shown)

@@ -1,0 +1,112 @@
+"""One step of the fast-weights RNN, a drop-in where ``nn.RNNCell`` stood."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastweights.decay import Decay
+from fastweights.nn.base import FastWeightsBase
+from fastweights.nn.state import FastWeightsState
+
+__all__ = ["FastWeightsRNNCell"]
+
+
+class FastWeightsRNNCell(FastWeightsBase):
+    """One step of :class:`fastweights.FastWeightsRNN`, with the same options and numbers.
+
+    Parameters: ``weight_ih`` (C), ``weight_hh`` (W), ``bias`` (b), ``norm_weight``,
+    ``norm_bias``. See the layer for the equations and the arguments.
+
+    Raises:
+        ValueError, TypeError: an argument is impossible; the message names it.
+
+    Source: Ba, Hinton, Mnih, Leibo & Ionescu (2016), equations 1 and 2.
+
+    Example:
+        >>> import torch, fastweights
+        >>> cell = fastweights.FastWeightsRNNCell(3, 4)
+        >>> state = None
+        >>> for x in torch.randn(5, 2, 3):
+        ...     h, state = cell(x, state)
+        >>> h.shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        inner_steps: int = 1,
+        decay: Decay | float = 0.95,
+        write_rate: float = 0.5,
+        layer_norm: bool = True,
+        norm_preliminary: bool = False,
+        norm_eps: float = 1e-5,
+        nonlinearity: str = "relu",
+        bias: bool = True,
+        write: str = "before_read",
+        query: str = "preliminary",
+        memory: str = "hebbian",
+        memory_scale: float = 1.0,
+        detach_writes: bool = False,
+        learn_write_rate: bool = False,
+        form: str = "auto",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            inner_steps=inner_steps,
+            decay=decay,
+            write_rate=write_rate,
+            layer_norm=layer_norm,
+            norm_preliminary=norm_preliminary,
+            norm_eps=norm_eps,
+            nonlinearity=nonlinearity,
+            bias=bias,
+            write=write,
+            query=query,
+            memory=memory,
+            memory_scale=memory_scale,
+            detach_writes=detach_writes,
+            learn_write_rate=learn_write_rate,
+            form=form,
+            backend=backend,
+        )
+        self._add_layer("", self.input_size, {"device": device, "dtype": dtype})
+        self.reset_parameters()
+
+    def reset_parameters(self, *, input_scale: float = 0.6, recurrent_scale: float = 0.05) -> None:
+        """Draw all parameters anew: C's entries with std ``input_scale``, W = c·I."""
+        self._reset_layer("", input_scale=input_scale, recurrent_scale=recurrent_scale)
+
+    def forward(
+        self, input: Tensor, state: FastWeightsState | None = None
+    ) -> tuple[Tensor, FastWeightsState]:
+        """h(t+1) and the new state.
+
+        Args:
+            input: x(t), shape (N, input_size) or (input_size,).
+            state: what the previous step returned; None starts from nothing.
+
+        Raises:
+            ValueError, TypeError: the input or the state does not fit; the message says why.
+        """
+        self._check_input(input, "(N, input_size) or (input_size,)", (1, 2))
+        x = input if input.dim() == 2 else input[None]
+        if state is None:
+            start = self._zero_state(x.shape[0])
+        else:
+            batched = self._check_state(state, layers=1, batch=x.shape[0], like=input.dim() == 2)
+            start = batched.layer(0)
+        output, last = self._run_layer(x[None], "", start, None)
+        after = FastWeightsState.from_layers([last])
+        return (output[0], after) if input.dim() == 2 else (output[0, 0], after[0])
+
+    def extra_repr(self) -> str:
+        bias = "" if self._has_bias else ", bias=False"
+        return f"{self.input_size}, {self.hidden_size}, {self._options_repr()}{bias}"

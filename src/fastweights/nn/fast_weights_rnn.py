@@ -1,0 +1,356 @@
+"""The fast-weights RNN as a layer, a drop-in where ``nn.RNN`` or ``nn.LSTM`` stood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from fastweights.decay import Decay
+from fastweights.nn.base import FastWeightsBase, check_size
+from fastweights.nn.state import FastWeightsState
+from fastweights.ops.fast_weights import LayerState
+from fastweights.ops.fast_weights.inspect import Inspection, inspect_recurrence
+
+__all__ = ["FastWeightsRNN"]
+
+
+class FastWeightsRNN(FastWeightsBase):
+    """A recurrent layer with an associative memory of its own recent past.
+
+    With z(t) = W h(t) + C x(t) + b, ReLU f and layer normalisation LN over the features:
+
+    .. math::
+        A(t) &= \\lambda A(t-1) + \\eta\\, h(t) h(t)^\\top \\\\
+        h_0(t+1) &= f(z(t)) \\\\
+        h_s(t+1) &= f(\\mathrm{LN}[z(t) + A(t) h_{s-1}(t+1)]), \\quad s = 1 \\dots S \\\\
+        h(t+1) &= h_S(t+1)
+
+    Shapes are those of ``nn.RNN``: input (L, N, input_size), (N, L, input_size) with
+    ``batch_first``, (L, input_size) unbatched, or a ``PackedSequence``; output the same with
+    ``hidden_size`` features (twice that when bidirectional).
+
+    Parameters of layer k (suffix ``_reverse`` for the backward direction): ``weight_ih_l{k}`` (C),
+    ``weight_hh_l{k}`` (W), ``bias_l{k}`` (b), ``norm_weight_l{k}``, ``norm_bias_l{k}``.
+
+    Initialisation: W = 0.05·I as in the paper, which does not give C's. Ours, chosen on
+    validation data of associative retrieval: normal with standard deviation 0.6, meant for
+    one-hot inputs or others of about unit length, and 0.6·√(2 / inputs) in upper layers, whose
+    inputs have about half their features near 1. :meth:`reset_parameters` takes other scales.
+
+    Under autocast the input product runs in the lower precision, the recurrence in that of the
+    parameters.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: H, features of the hidden vector.
+        num_layers: layers stacked on one another.
+        inner_steps: S ≥ 0, reads of the memory per step.
+        decay: a :class:`fastweights.decay.Decay`, or a number λ for ``Exponential(λ)``. A learnable
+            decay is learned by every layer and direction for itself.
+        write_rate: η.
+        layer_norm: normalise in the inner loop.
+        norm_preliminary: normalise h_0(t+1) too, as much public code does; it hurts.
+        norm_eps: ε of the layer norm.
+        nonlinearity: f, "relu" or "tanh".
+        bias: whether there is a b.
+        batch_first: input and output are (N, L, features).
+        dropout: probability of dropout between layers.
+        bidirectional: a second set of layers reads the sequence backwards.
+        write: "before_read" (A(t) contains h(t), the paper) or "after_read".
+        query: "preliminary" (the paper) or "previous": start the inner loop from h(t), so that
+            S = 1 adds no depth.
+        memory: "hebbian", or a control in its place: "identity", "random" (fixed), "learned"
+            (slow) or "none".
+        memory_scale: c of the control: c·I, or entries of standard deviation c / √H.
+        detach_writes: stop the gradient through what is written.
+        learn_write_rate: train log η.
+        form: "attention", "matrix", "chunked" or "auto"; all give the same numbers.
+        backend: "numba", "reference" or "auto", the fastest that supports the call.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError, TypeError: an argument is impossible; the message names it.
+
+    Source: Ba, Hinton, Mnih, Leibo & Ionescu, "Using Fast Weights to Attend to the Recent Past"
+    (2016), equations 1 and 2; the inner loop's start without LN as printed there.
+
+    Example:
+        >>> import torch, fastweights
+        >>> layer = fastweights.FastWeightsRNN(input_size=37, hidden_size=50)
+        >>> x = torch.randn(11, 128, 37)
+        >>> output, state = layer(x)              # (11, 128, 50)
+        >>> output, state = layer(x, state)       # go on where the sequence stopped
+        >>> output.shape, state.hidden.shape
+        (torch.Size([11, 128, 50]), torch.Size([1, 128, 50]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        inner_steps: int = 1,
+        decay: Decay | float = 0.95,
+        write_rate: float = 0.5,
+        layer_norm: bool = True,
+        norm_preliminary: bool = False,
+        norm_eps: float = 1e-5,
+        nonlinearity: str = "relu",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        write: str = "before_read",
+        query: str = "preliminary",
+        memory: str = "hebbian",
+        memory_scale: float = 1.0,
+        detach_writes: bool = False,
+        learn_write_rate: bool = False,
+        form: str = "auto",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            inner_steps=inner_steps,
+            decay=decay,
+            write_rate=write_rate,
+            layer_norm=layer_norm,
+            norm_preliminary=norm_preliminary,
+            norm_eps=norm_eps,
+            nonlinearity=nonlinearity,
+            bias=bias,
+            write=write,
+            query=query,
+            memory=memory,
+            memory_scale=memory_scale,
+            detach_writes=detach_writes,
+            learn_write_rate=learn_write_rate,
+            form=form,
+            backend=backend,
+        )
+        self.num_layers = check_size("num_layers", num_layers)
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)):
+            raise TypeError(f"dropout must be a number, got {type(dropout).__name__}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        factory = {"device": device, "dtype": dtype}
+        directions = 2 if bidirectional else 1
+        for k in range(self.num_layers):
+            features = self.input_size if k == 0 else self.hidden_size * directions
+            for suffix in self._suffixes(k):
+                self._add_layer(suffix, features, factory)
+        self.reset_parameters()
+
+    def _suffixes(self, layer: int) -> list[str]:
+        return [f"_l{layer}", f"_l{layer}_reverse"] if self.bidirectional else [f"_l{layer}"]
+
+    def reset_parameters(self, *, input_scale: float = 0.6, recurrent_scale: float = 0.05) -> None:
+        """Draw all parameters anew.
+
+        Args:
+            input_scale: standard deviation of C's entries in the first layer.
+            recurrent_scale: c in W = c·I.
+        """
+        for k in range(self.num_layers):
+            for suffix in self._suffixes(k):
+                features = self._get("weight_ih", suffix).shape[1]
+                scale = input_scale if k == 0 else input_scale * math.sqrt(2 / features)
+                self._reset_layer(suffix, input_scale=scale, recurrent_scale=recurrent_scale)
+
+    def forward(
+        self, input: Tensor | PackedSequence, state: FastWeightsState | None = None
+    ) -> tuple[Any, FastWeightsState]:
+        """Run the layer over a sequence.
+
+        Args:
+            input: (L, N, input_size); (N, L, input_size) with ``batch_first``;
+                (L, input_size) unbatched; or a ``PackedSequence``.
+            state: what an earlier call returned; None starts from nothing.
+
+        Returns:
+            The output, shaped and batched as the input, with ``hidden_size`` features (twice that
+            when bidirectional); and the state after the last step of each sample.
+
+        Raises:
+            ValueError, TypeError: the input or the state does not fit; the message says why.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, state)
+        kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
+        self._check_input(input, f"{kind} or (L, input_size)", (2, 3))
+        x = self._time_first(input)
+        output, after = self._forward_padded(x, self._batched_state(state, input), None)
+        if input.dim() == 2:
+            return output[:, 0], after[0]
+        return (output.transpose(0, 1) if self.batch_first else output), after
+
+    def _time_first(self, input: Tensor) -> Tensor:
+        """(L, N, features) of a batched or unbatched input."""
+        if input.dim() == 2:
+            return input[:, None]
+        return input.transpose(0, 1) if self.batch_first else input
+
+    def _batched_state(
+        self, state: FastWeightsState | None, input: Tensor
+    ) -> FastWeightsState | None:
+        if state is None:
+            return None
+        batched = input.dim() == 3
+        batch = self._time_first(input).shape[1]
+        return self._check_state(state, layers=self._states, batch=batch, like=batched)
+
+    @property
+    def _states(self) -> int:
+        return self.num_layers * (2 if self.bidirectional else 1)
+
+    def _forward_packed(
+        self, packed: PackedSequence, state: FastWeightsState | None
+    ) -> tuple[PackedSequence, FastWeightsState]:
+        self._check_input(packed.data, "(steps, input_size) in a PackedSequence", (2,))
+        # The batch in packed order, longest first; the user's order comes back at the end.
+        plain = PackedSequence(packed.data, packed.batch_sizes)
+        x, lengths = pad_packed_sequence(plain)
+        if state is not None:
+            state = self._check_state(state, layers=self._states, batch=x.shape[1], like=True)
+            if packed.sorted_indices is not None:
+                state = state[packed.sorted_indices]
+        output, after = self._forward_padded(x, state, lengths.to(x.device))
+        steps = torch.arange(x.shape[0], device=x.device)[:, None]
+        data = output[steps < lengths.to(x.device)]
+        if packed.unsorted_indices is not None:
+            after = after[packed.unsorted_indices]
+        return packed._replace(data=data), after
+
+    def _forward_padded(
+        self, x: Tensor, state: FastWeightsState | None, lengths: Tensor | None
+    ) -> tuple[Tensor, FastWeightsState]:
+        if x.shape[0] == 0:
+            raise ValueError(f"input must have at least one step, got shape {tuple(x.shape)}")
+        after: list[LayerState] = []
+        for k in range(self.num_layers):
+            outputs = []
+            for suffix in self._suffixes(k):
+                index = len(after)
+                start = self._zero_state(x.shape[1]) if state is None else state.layer(index)
+                backward = suffix.endswith("_reverse")
+                source = _reversed(x, lengths) if backward else x
+                output, last = self._run_layer(source, suffix, start, lengths)
+                outputs.append(_reversed(output, lengths) if backward else output)
+                after.append(last)
+            x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
+            if k < self.num_layers - 1:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+        return x, FastWeightsState.from_layers(after)
+
+    def attention(
+        self, input: Tensor, state: FastWeightsState | None = None, *, layer: int = 0
+    ) -> Tensor:
+        """How much each step attends to each past step: η r(k) h(τ)·h_{s−1}(t+1).
+
+        Args:
+            input: (L, N, input_size), (N, L, input_size) with ``batch_first``, or
+                (L, input_size).
+            state: as for the layer; its memory must be a history.
+            layer: which layer and direction, numbered as in ``state.hidden``.
+
+        Returns:
+            Shape (N, S, L, M + L): entry [n, s, t, m] is the weight with which inner step s + 1
+            of step t reads the vector in column m. Columns are the M vectors of the incoming
+            state, if any, then h(0), …, h(L−1); h(τ + 1) is the output at step τ. N is absent
+            for unbatched input.
+
+        Raises:
+            ValueError: the memory is not Hebbian, the state holds a matrix, or ``layer`` is out
+                of range.
+
+        Example:
+            >>> layer = FastWeightsRNN(3, 4)
+            >>> layer.attention(torch.randn(5, 2, 3)).shape
+            torch.Size([2, 1, 5, 5])
+        """
+        return self._inspect(input, state, layer).weights
+
+    def fast_weight_matrix(
+        self, input: Tensor, state: FastWeightsState | None = None, *, layer: int = 0
+    ) -> Tensor:
+        """The matrix A(t) that each step reads, for every step.
+
+        Arguments and errors as for :meth:`attention`. This takes L·H² numbers per sample.
+
+        Returns:
+            Shape (N, L, H, H); N is absent for unbatched input.
+
+        Example:
+            >>> layer = FastWeightsRNN(3, 4)
+            >>> layer.fast_weight_matrix(torch.randn(5, 2, 3)).shape
+            torch.Size([2, 5, 4, 4])
+        """
+        return self._inspect(input, state, layer).matrices()
+
+    def _inspect(self, input: Tensor, state: FastWeightsState | None, layer: int) -> Inspection:
+        if self.memory != "hebbian":
+            raise ValueError(f"memory={self.memory!r} attends to nothing; it must be 'hebbian'")
+        if not 0 <= layer < self._states:
+            raise ValueError(f"layer must lie in 0 … {self._states - 1}, got {layer}")
+        kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
+        self._check_input(input, f"{kind} or (L, input_size)", (2, 3))
+        x, state = self._time_first(input), self._batched_state(state, input)
+        below = layer // (2 if self.bidirectional else 1)
+        for k in range(below + 1):
+            outputs = []
+            for j, suffix in enumerate(self._suffixes(k)):
+                index = k * len(self._suffixes(k)) + j
+                start = self._zero_state(x.shape[1]) if state is None else state.layer(index)
+                source = _reversed(x, None) if suffix.endswith("_reverse") else x
+                output, _ = self._run_layer(source, suffix, start, None)
+                if index == layer:
+                    return inspect_recurrence(
+                        self._drive(source, suffix),
+                        output,
+                        self._slow_weights(suffix),
+                        self._layer_decay(suffix),
+                        self._write_rate(suffix),
+                        start,
+                        self._options,
+                        unbatched=input.dim() == 2,
+                    )
+                outputs.append(_reversed(output, None) if suffix.endswith("_reverse") else output)
+            x = torch.cat(outputs, dim=-1)
+        raise AssertionError("unreachable: layer was checked")
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        if self.num_layers != 1:
+            parts.append(f"num_layers={self.num_layers}")
+        parts.append(self._options_repr())
+        for name, usual in (
+            ("bias", True),
+            ("batch_first", False),
+            ("dropout", 0.0),
+            ("bidirectional", False),
+        ):
+            if getattr(self, name) != usual:
+                parts.append(f"{name}={getattr(self, name)}")
+        return ", ".join(parts)
+
+
+def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each sample backwards in time, its padding left at the end."""
+    if lengths is None:
+        return x.flip(0)
+    steps = torch.arange(x.shape[0], device=x.device)[:, None]
+    source = torch.where(steps < lengths, lengths - 1 - steps, steps)
+    return x.gather(0, source[:, :, None].expand_as(x))

@@ -1,0 +1,53 @@
+"""Which backend runs a call, and the reason when one cannot."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+
+__all__ = ["choose_backend"]
+
+logger = logging.getLogger("fastweights")
+
+
+def choose_backend(
+    requested: str, reasons: Mapping[str, Callable[[], str | None]], *, operation: str
+) -> str:
+    """The name of the backend to run.
+
+    Args:
+        requested: "auto" or a key of ``reasons``.
+        reasons: for every backend, fastest first, a function that says why it cannot run this
+            call, or returns None if it can.
+        operation: what is run, for messages.
+
+    Raises:
+        ValueError: ``requested`` is not known, or cannot run this call; the message says why.
+
+    Example:
+        >>> choose_backend("auto", {"fast": lambda: "no GPU", "plain": lambda: None}, operation="f")
+        'plain'
+    """
+    if requested != "auto":
+        if requested not in reasons:
+            known = ", ".join(map(repr, ["auto", *reasons]))
+            raise ValueError(f"backend must be one of {known}, got {requested!r}")
+        reason = reasons[requested]()
+        if reason is not None:
+            raise ValueError(f"backend={requested!r} cannot run this {operation}: {reason}")
+        return requested
+    refused = []
+    for name, why_not in reasons.items():
+        reason = why_not()
+        if reason is None:
+            _say_once(operation, name, tuple(refused))
+            return name
+        refused.append(f"{name}: {reason}")
+    raise ValueError(f"no backend can run this {operation}: {'; '.join(refused)}")
+
+
+@functools.lru_cache(maxsize=256)
+def _say_once(operation: str, chosen: str, refused: tuple[str, ...]) -> None:
+    why = f" ({'; '.join(refused)})" if refused else ""
+    logger.info("%s: backend %s%s", operation, chosen, why)

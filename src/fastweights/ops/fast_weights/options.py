@@ -1,0 +1,115 @@
+"""The options of the recurrence and what it carries from step to step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+__all__ = ["FORMS", "LayerState", "Options", "SlowWeights"]
+
+Nonlinearity = Literal["relu", "tanh"]
+Write = Literal["before_read", "after_read"]
+Query = Literal["preliminary", "previous"]
+Memory = Literal["hebbian", "static", "none"]
+Form = Literal["auto", "attention", "matrix", "chunked"]
+FORMS: tuple[str, ...] = get_args(Form)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the recurrence computes, apart from its tensors.
+
+    Attributes:
+        inner_steps: S, how often the memory is read while h(t+1) is computed, ≥ 0.
+        nonlinearity: f, "relu" or "tanh".
+        layer_norm: normalise inside the inner loop.
+        norm_preliminary: normalise the preliminary vector h_0(t+1) too.
+        norm_eps: ε under the root, > 0.
+        write: "before_read" (A(t) contains h(t), the paper) or "after_read" (reads use A(t−1)).
+        query: what the inner loop starts from: the "preliminary" vector (the paper) or the
+            "previous" hidden vector, which adds no depth.
+        memory: "hebbian" fast weights, a "static" matrix in their place, or "none".
+        detach_writes: no gradient through what is written.
+    """
+
+    inner_steps: int = 1
+    nonlinearity: Nonlinearity = "relu"
+    layer_norm: bool = True
+    norm_preliminary: bool = False
+    norm_eps: float = 1e-5
+    write: Write = "before_read"
+    query: Query = "preliminary"
+    memory: Memory = "hebbian"
+    detach_writes: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inner_steps, bool) or not isinstance(self.inner_steps, int):
+            raise TypeError(
+                f"inner_steps must be an integer, got {type(self.inner_steps).__name__}"
+            )
+        if self.inner_steps < 0:
+            raise ValueError(f"inner_steps must be at least 0, got {self.inner_steps}")
+        for name in ("layer_norm", "norm_preliminary", "detach_writes"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, (int, float)):
+            raise TypeError(f"norm_eps must be a number, got {type(self.norm_eps).__name__}")
+        if not 0 < self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps must be positive and finite, got {self.norm_eps}")
+        if self.norm_preliminary and not self.layer_norm:
+            raise ValueError("norm_preliminary=True needs layer_norm=True")
+        choices = {"nonlinearity": Nonlinearity, "write": Write, "query": Query, "memory": Memory}
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, "
+                    f"got {getattr(self, name)!r}"
+                )
+
+
+class SlowWeights(NamedTuple):
+    """The slow weights of one layer, apart from the input's.
+
+    Attributes:
+        recurrent: W, shape (H, H).
+        norm_weight: gain of the layer norm, shape (H,), or None without layer norm.
+        norm_bias: bias of the layer norm, shape (H,), or None without layer norm.
+        memory: the matrix that stands in for A when memory is "static", shape (H, H).
+    """
+
+    recurrent: Tensor
+    norm_weight: Tensor | None = None
+    norm_bias: Tensor | None = None
+    memory: Tensor | None = None
+
+
+class LayerState(NamedTuple):
+    """What one layer knows before step t: h(t) and A(t − 1), in one of two shapes.
+
+    Attributes:
+        hidden: h(t), shape (B, H).
+        steps: t for each sample, int64, shape (B,).
+        history: the vectors written so far, oldest first, shape (M, B, H). The newest, h(t − 1),
+            comes last for every sample; shorter ones are padded with zeros at the front, which
+            are memories of nothing.
+        matrix: A(t − 1), the write rate included, shape (B, H, H).
+    """
+
+    hidden: Tensor
+    steps: Tensor
+    history: Tensor | None = None
+    matrix: Tensor | None = None
+
+    @classmethod
+    def zeros(
+        cls, batch: int, hidden_size: int, *, dtype: torch.dtype, device: torch.device | str
+    ) -> LayerState:
+        """h(0) = 0 with an empty memory."""
+        return cls(
+            hidden=torch.zeros(batch, hidden_size, dtype=dtype, device=device),
+            steps=torch.zeros(batch, dtype=torch.int64, device=device),
+        )

@@ -1,0 +1,144 @@
+"""The recurrence as one function: checks its arguments, chooses form and backend, and runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastweights.decay import Decay
+from fastweights.ops.dispatch import choose_backend
+from fastweights.ops.fast_weights import reference
+from fastweights.ops.fast_weights.options import FORMS, LayerState, Options, SlowWeights
+
+__all__ = ["BACKENDS", "check_backend", "check_form", "chunk_size_for", "fast_weights"]
+
+BACKENDS = ("auto", "numba", "reference")
+
+
+def check_backend(backend: str) -> None:
+    """Raise if ``backend`` is unknown."""
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}"
+        )
+
+
+def check_form(form: str, decay: Decay) -> None:
+    """Raise if ``form`` is unknown or cannot carry ``decay``."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
+    if form in ("matrix", "chunked") and not decay.recurrent:
+        raise ValueError(
+            f"form={form!r} cannot carry {decay}: its sum over memories is not the last matrix "
+            "times a number. Use form='attention' (or 'auto'), or an exponential decay"
+        )
+
+
+def chunk_size_for(hidden_size: int) -> int:
+    """Steps per chunk: where reading the chunk's vectors costs about what reading A costs."""
+    return max(16, min(hidden_size, 128))
+
+
+def _choose_form(form: str, decay: Decay, length: int, state: LayerState) -> str:
+    check_form(form, decay)
+    if form == "attention" and state.matrix is not None:
+        raise ValueError(
+            "form='attention' cannot continue from a state that holds a matrix, because the "
+            "vectors that made it are gone; use form='chunked', 'matrix' or 'auto'"
+        )
+    if form != "auto":
+        return form
+    if not decay.recurrent:
+        return "attention"
+    if state.matrix is not None:
+        return "chunked"
+    carried = 0 if state.history is None else state.history.shape[0]
+    # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
+    # memory per sample, so the history is kept a little beyond the point where it is cheaper.
+    return "attention" if carried + length <= 4 * state.hidden.shape[-1] else "chunked"
+
+
+def fast_weights(
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    *,
+    lengths: Tensor | None = None,
+    form: str = "auto",
+    backend: str = "auto",
+    chunk_size: int | None = None,
+) -> tuple[Tensor, LayerState]:
+    """Run the fast-weights recurrence over a sequence.
+
+    Args:
+        drive: the input's contribution C x(t) + b for every step, shape (T, B, H), T ≥ 1.
+        weights: the slow weights (see :class:`SlowWeights`).
+        decay: r, see :mod:`fastweights.decay`.
+        write_rate: η, a scalar tensor.
+        state: h(t) and the memory to start from.
+        options: what to compute.
+        lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
+        form: "attention", "matrix", "chunked", or "auto" by length, width and decay.
+        backend: "numba", "reference", or "auto" for the fastest that supports the call.
+        chunk_size: steps per chunk of the chunked form; None chooses by width.
+
+    Returns:
+        h(t+1) for every step, shape (T, B, H), zero after a sample's end; and the state after
+        each sample's last step.
+
+    Raises:
+        ValueError: an unknown form or backend, or one that cannot run this call, with the reason.
+
+    Source: Ba, Hinton, Mnih, Leibo & Ionescu (2016), equations 1 and 2.
+
+    Example:
+        >>> from fastweights.decay import Exponential
+        >>> drive = torch.randn(5, 2, 4)
+        >>> state = LayerState.zeros(2, 4, dtype=drive.dtype, device=drive.device)
+        >>> output, state = fast_weights(
+        ...     drive, SlowWeights(0.05 * torch.eye(4)), Exponential(0.95), torch.tensor(0.5),
+        ...     state, Options(),
+        ... )
+        >>> output.shape, state.history.shape
+        (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
+    """
+    call = _Call(drive, weights, decay, write_rate, state, options, lengths)
+    chosen_form = _choose_form(form, decay, drive.shape[0], state)
+    if options.memory != "hebbian":
+        chosen_form = "matrix"
+    name = choose_backend(
+        backend,
+        {
+            "numba": lambda: _why_not_numba(call, chosen_form),
+            "reference": lambda: None,
+        },
+        operation="fast_weights",
+    )
+    if name == "numba":
+        from fastweights.ops.fast_weights import numba_cpu  # numba takes long to import
+
+        return numba_cpu.attention_form(*call)
+    if chosen_form == "attention":
+        return reference.attention_form(*call)
+    if chosen_form == "matrix":
+        return reference.matrix_form(*call)
+    size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
+    return reference.chunked_form(*call, chunk_size=size)
+
+
+class _Call(NamedTuple):
+    drive: Tensor
+    weights: SlowWeights
+    decay: Decay
+    write_rate: Tensor
+    state: LayerState
+    options: Options
+    lengths: Tensor | None
+
+
+def _why_not_numba(call: _Call, form: str) -> str | None:
+    return "not there yet"

@@ -1,0 +1,293 @@
+"""The recurrence as plain loops: the specification that every fast version is tested against.
+
+Ba, Hinton, Mnih, Leibo & Ionescu (2016), with z(t) = W h(t) + drive(t) and drive = C x + b:
+
+    A(t)      = λ A(t−1) + η h(t) h(t)ᵀ
+    h_0(t+1)  = f(z(t))
+    h_s(t+1)  = f(LN[z(t) + A(t) h_{s−1}(t+1)])      s = 1 … S
+    h(t+1)    = h_S(t+1)
+
+The three forms differ only in how A(t) is kept:
+
+    matrix      one H × H matrix per sample
+    attention   the vectors written so far: A(t) v = η Σ_τ r(t−τ) h(τ) (h(τ)·v)
+    chunked     a matrix up to the start of the chunk, vectors within it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastweights.decay import Decay
+from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+
+__all__ = ["attention_form", "chunked_form", "fold", "inner_loop", "matrix_form"]
+
+Read = Callable[[Tensor], Tensor]
+
+
+def _activation(x: Tensor, options: Options) -> Tensor:
+    return torch.relu(x) if options.nonlinearity == "relu" else torch.tanh(x)
+
+
+def _normalised(x: Tensor, weights: SlowWeights, options: Options) -> Tensor:
+    """LN over the features of one sample; torch keeps the statistics of halves in float32."""
+    if not options.layer_norm:
+        return x
+    return F.layer_norm(
+        x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps=options.norm_eps
+    )
+
+
+def inner_loop(
+    z: Tensor, hidden: Tensor, read: Read, weights: SlowWeights, options: Options
+) -> Tensor:
+    """h(t+1) from z(t) and h(t)."""
+    if options.query == "previous":
+        v = hidden
+    elif options.norm_preliminary:
+        v = _activation(_normalised(z, weights, options), options)
+    else:
+        v = _activation(z, options)
+    for _ in range(options.inner_steps):
+        v = _activation(_normalised(z + read(v), weights, options), options)
+    return v
+
+
+def _fixed_read(weights: SlowWeights, options: Options) -> Read:
+    """The controls: a matrix that does not depend on the sequence in the place of A(t)."""
+    matrix = weights.memory
+    if options.memory == "none" or matrix is None:
+        return torch.zeros_like
+    return lambda v: F.linear(v, matrix)
+
+
+def _alive(t: int, lengths: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
+    """The new value, but the old one for samples whose sequence has ended before step t."""
+    if lengths is None:
+        return new
+    return torch.where((t < lengths).reshape(-1, *[1] * (new.dim() - 1)), new, old)
+
+
+def _stack(outputs: list[Tensor], drive: Tensor, lengths: Tensor | None) -> Tensor:
+    if not outputs:
+        return drive
+    stacked = torch.stack(outputs)
+    if lengths is None:
+        return stacked
+    steps = torch.arange(len(outputs), device=drive.device)
+    return stacked.masked_fill((steps[:, None] >= lengths)[:, :, None], 0.0)
+
+
+def _steps_after(steps: Tensor, length: int, lengths: Tensor | None) -> Tensor:
+    return steps + (length if lengths is None else lengths)
+
+
+def matrix_form(
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, LayerState]:
+    """The recurrence with an explicit A(t) per sample, B·H² numbers.
+
+    Args:
+        drive: C x + b, shape (T, B, H).
+        weights: the slow weights.
+        decay: r; must be recurrent.
+        write_rate: η, a scalar tensor.
+        state: h(t) and A(t − 1); a history in it is folded into the matrix.
+        options: what to compute.
+        lengths: steps of each sample, int64, shape (B,); None for all T.
+
+    Returns:
+        h(t+1) for every step, shape (T, B, H), zero after a sample's end; and the state after
+        each sample's last step, its memory as a matrix.
+    """
+    hidden = state.hidden
+    hebbian = options.memory == "hebbian"
+    matrix = fold(state, decay, write_rate, options) if hebbian else None
+    fixed_read = _fixed_read(weights, options)
+    outputs = []
+    for t in range(drive.shape[0]):
+        z = F.linear(hidden, weights.recurrent) + drive[t]
+        if matrix is None:
+            new = inner_loop(z, hidden, fixed_read, weights, options)
+        else:
+            h = hidden.detach() if options.detach_writes else hidden
+            factor = decay.factor(state.steps + t).to(matrix.dtype)
+            written = factor.reshape(-1, 1, 1) * matrix + write_rate * torch.einsum(
+                "bi,bj->bij", h, h
+            )
+            current = written if options.write == "before_read" else matrix
+
+            def read(v: Tensor, current: Tensor = current) -> Tensor:
+                return torch.einsum("bij,bj->bi", current, v)
+
+            new = inner_loop(z, hidden, read, weights, options)
+            matrix = _alive(t, lengths, written, matrix)
+        hidden = _alive(t, lengths, new, hidden)
+        outputs.append(hidden)
+    steps = _steps_after(state.steps, drive.shape[0], lengths)
+    return _stack(outputs, drive, lengths), LayerState(hidden, steps, matrix=matrix)
+
+
+def attention_form(
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, LayerState]:
+    """The recurrence with the written vectors kept instead of A(t); exact for every decay.
+
+    Arguments and results as for :func:`matrix_form`, but the state's memory is a history. A
+    matrix in the incoming state (memories older than its history) is read as well, if the decay
+    is recurrent, and handed on untouched.
+    """
+    length = drive.shape[0]
+    hidden, matrix = state.hidden, state.matrix
+    hebbian = options.memory == "hebbian"
+    written = [] if state.history is None or not hebbian else list(state.history.unbind(0))
+    fixed_read = _fixed_read(weights, options)
+    carried = len(written)
+    outputs = []
+    for t in range(length):
+        z = F.linear(hidden, weights.recurrent) + drive[t]
+        if not hebbian:
+            new = inner_loop(z, hidden, fixed_read, weights, options)
+        else:
+            h = hidden.detach() if options.detach_writes else hidden
+            visible = [*written, h] if options.write == "before_read" else written
+            written = [*written, h]
+            newest = state.steps + len(visible) - carried - 1
+            read = _attention_read(
+                visible, newest, matrix, state.steps - carried - 1, decay, write_rate, options
+            )
+            new = inner_loop(z, hidden, read, weights, options)
+        hidden = _alive(t, lengths, new, hidden)
+        outputs.append(hidden)
+    history = torch.stack(written) if written else None
+    if history is not None:
+        history = _trimmed(_right_aligned(history, length, lengths), decay)
+    steps = _steps_after(state.steps, length, lengths)
+    return _stack(outputs, drive, lengths), LayerState(hidden, steps, history, matrix)
+
+
+def _attention_read(
+    visible: list[Tensor],
+    newest: Tensor,
+    matrix: Tensor | None,
+    matrix_step: Tensor,
+    decay: Decay,
+    write_rate: Tensor,
+    options: Options,
+) -> Read:
+    """v ↦ A v, with A the sum over ``visible``, the last of which was written at ``newest``."""
+    memories = torch.stack(visible) if visible else None
+
+    def read(v: Tensor) -> Tensor:
+        total = torch.zeros_like(v)
+        if memories is not None:
+            decayed = _weights_by_age(len(visible), newest, decay).to(v.dtype)
+            scores = torch.einsum("mbh,bh->mb", memories, v)
+            total = write_rate * torch.einsum("mb,mb,mbh->bh", decayed, scores, memories)
+        if matrix is not None:
+            remaining = decay.between(matrix_step, newest).to(v.dtype)
+            total = total + remaining[:, None] * torch.einsum("bij,bj->bi", matrix, v)
+        return total
+
+    return read
+
+
+def _weights_by_age(count: int, newest: Tensor, decay: Decay) -> Tensor:
+    """r for ``count`` memories, oldest first, the last written at step ``newest``: (count, B)."""
+    age = torch.arange(count - 1, -1, -1, device=newest.device)
+    return decay.between(newest - age[:, None], newest.expand(count, -1))
+
+
+def _right_aligned(history: Tensor, length: int, lengths: Tensor | None) -> Tensor:
+    """Move each sample's memories to the end, zeros to the front."""
+    if lengths is None:
+        return history
+    source = torch.arange(history.shape[0], device=history.device)[:, None] - (length - lengths)
+    index = source.clamp(min=0)[:, :, None].expand_as(history)
+    return history.gather(0, index).masked_fill((source < 0)[:, :, None], 0.0)
+
+
+def _trimmed(history: Tensor, decay: Decay) -> Tensor:
+    """Without the memories that are forgotten by the next step; kept whole below the horizon."""
+    if decay.horizon is None or history.shape[0] < decay.horizon:
+        return history
+    # After-read timing still reads the newest memory at age 0, so `horizon` of them can matter.
+    return history[history.shape[0] - decay.horizon :]
+
+
+def chunked_form(
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None = None,
+    *,
+    chunk_size: int,
+) -> tuple[Tensor, LayerState]:
+    """The recurrence in chunks: attention within one, a matrix carried between them.
+
+    Arguments and results as for :func:`matrix_form`. Memory for training grows with
+    T·H + (T / chunk_size)·H² per sample.
+    """
+    if options.memory != "hebbian":
+        return matrix_form(drive, weights, decay, write_rate, state, options, lengths)
+    state = state._replace(matrix=fold(state, decay, write_rate, options), history=None)
+    outputs = []
+    for start in range(0, drive.shape[0], chunk_size):
+        chunk = drive[start : start + chunk_size]
+        left = None if lengths is None else (lengths - start).clamp(0, chunk.shape[0])
+        output, after = attention_form(chunk, weights, decay, write_rate, state, options, left)
+        outputs.append(output)
+        matrix = fold(after, decay, write_rate, options, matrix_step=state.steps - 1)
+        state = LayerState(after.hidden, after.steps, matrix=matrix)
+    return torch.cat(outputs) if outputs else drive, state
+
+
+def fold(
+    state: LayerState,
+    decay: Decay,
+    write_rate: Tensor,
+    options: Options,
+    *,
+    matrix_step: Tensor | None = None,
+) -> Tensor:
+    """A(t − 1) as one matrix, shape (B, H, H), from a state that may hold a history.
+
+    Args:
+        state: the state before step t.
+        decay: r; recurrent.
+        write_rate: η.
+        options: for ``detach_writes``.
+        matrix_step: the step that ``state.matrix`` belongs to, shape (B,), when a history
+            follows it; None if the state holds only one of the two.
+    """
+    hidden, steps, history, matrix = state
+    newest = steps - 1
+    if matrix is None:
+        matrix = hidden.new_zeros(*hidden.shape, hidden.shape[-1])
+    elif matrix_step is not None:
+        matrix = decay.between(matrix_step, newest).to(matrix.dtype)[:, None, None] * matrix
+    if history is None or history.shape[0] == 0:
+        return matrix
+    h = history.detach() if options.detach_writes else history
+    decayed = _weights_by_age(h.shape[0], newest, decay).to(h.dtype)
+    return matrix + write_rate * torch.einsum("mb,mbi,mbj->bij", decayed, h, h)
