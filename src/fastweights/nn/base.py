@@ -92,8 +92,7 @@ class FastWeightsBase(nn.Module):
         self.memory = memory
         self._has_bias = bias
         self.learn_write_rate = learn_write_rate
-        self._first_decay = as_decay(decay)
-        check_form(form, self._first_decay)
+        check_form(form, as_decay(decay))
         check_backend(backend)
         self.form = form
         self.backend = backend
@@ -109,7 +108,9 @@ class FastWeightsBase(nn.Module):
         """The decay of the first layer."""
         return cast(Decay, next(iter(self.decays.values())))
 
-    def _add_layer(self, suffix: str, input_size: int, factory: dict[str, Any]) -> None:
+    def _add_layer(
+        self, suffix: str, input_size: int, decay: Decay | float, factory: dict[str, Any]
+    ) -> None:
         hidden = self.hidden_size
         self.register_parameter(
             f"weight_ih{suffix}", nn.Parameter(torch.empty(hidden, input_size, **factory))
@@ -137,11 +138,10 @@ class FastWeightsBase(nn.Module):
         if self.learn_write_rate:
             start = torch.empty((), **factory)
             self.register_parameter(f"log_write_rate{suffix}", nn.Parameter(start))
-        decay = self._first_decay
+        own = as_decay(decay)
         if self.decays:  # each layer learns its own
-            decay = copy.deepcopy(decay)
-        decay.to(device=factory["device"])
-        self.decays[suffix.lstrip("_") or "cell"] = decay
+            own = copy.deepcopy(own)
+        self.decays[suffix.lstrip("_") or "cell"] = own.to(device=factory["device"])
 
     def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
         with torch.no_grad():

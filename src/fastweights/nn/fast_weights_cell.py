@@ -77,7 +77,7 @@ class FastWeightsRNNCell(FastWeightsBase):
             form=form,
             backend=backend,
         )
-        self._add_layer("", self.input_size, {"device": device, "dtype": dtype})
+        self._add_layer("", self.input_size, decay, {"device": device, "dtype": dtype})
         self.reset_parameters()
 
     def reset_parameters(self, *, input_scale: float = 0.6, recurrent_scale: float = 0.05) -> None:

@@ -151,7 +151,7 @@ class FastWeightsRNN(FastWeightsBase):
         for k in range(self.num_layers):
             features = self.input_size if k == 0 else self.hidden_size * directions
             for suffix in self._suffixes(k):
-                self._add_layer(suffix, features, factory)
+                self._add_layer(suffix, features, decay, factory)
         self.reset_parameters()
 
     def _suffixes(self, layer: int) -> list[str]:

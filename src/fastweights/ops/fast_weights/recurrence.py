@@ -96,6 +96,7 @@ def fast_weights(
     Source: Ba, Hinton, Mnih, Leibo & Ionescu (2016), equations 1 and 2.
 
     Example:
+        >>> import torch
         >>> from fastweights.decay import Exponential
         >>> drive = torch.randn(5, 2, 4)
         >>> state = LayerState.zeros(2, 4, dtype=drive.dtype, device=drive.device)
