@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
-from fastweights.ops.fast_weights import reference
+from fastweights.ops.fast_weights import numba_cpu, reference
 from fastweights.ops.fast_weights.options import FORMS, LayerState, Options, SlowWeights
 
 __all__ = ["BACKENDS", "check_backend", "check_form", "chunk_size_for", "fast_weights"]
@@ -110,7 +110,7 @@ def fast_weights(
     call = _Call(drive, weights, decay, write_rate, state, options, lengths)
     chosen_form = _choose_form(form, decay, drive.shape[0], state)
     if options.memory != "hebbian":
-        chosen_form = "matrix"
+        chosen_form = "attention"  # nothing is written, so all forms are one
     name = choose_backend(
         backend,
         {
@@ -120,8 +120,6 @@ def fast_weights(
         operation="fast_weights",
     )
     if name == "numba":
-        from fastweights.ops.fast_weights import numba_cpu  # numba takes long to import
-
         return numba_cpu.attention_form(*call)
     if chosen_form == "attention":
         return reference.attention_form(*call)
@@ -142,4 +140,6 @@ class _Call(NamedTuple):
 
 
 def _why_not_numba(call: _Call, form: str) -> str | None:
-    return "not there yet"
+    if form != "attention":
+        return f"it has the attention form, this call needs the {form} form"
+    return numba_cpu.why_not(call.drive, call.weights, call.decay, call.state, call.options)

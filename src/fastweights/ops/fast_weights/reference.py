@@ -25,7 +25,16 @@ from torch.nn import functional as F
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 
-__all__ = ["attention_form", "chunked_form", "fold", "inner_loop", "matrix_form"]
+__all__ = [
+    "attention_form",
+    "chunked_form",
+    "fold",
+    "inner_loop",
+    "matrix_form",
+    "right_aligned",
+    "steps_after",
+    "trimmed",
+]
 
 Read = Callable[[Tensor], Tensor]
 
@@ -83,7 +92,8 @@ def _stack(outputs: list[Tensor], drive: Tensor, lengths: Tensor | None) -> Tens
     return stacked.masked_fill((steps[:, None] >= lengths)[:, :, None], 0.0)
 
 
-def _steps_after(steps: Tensor, length: int, lengths: Tensor | None) -> Tensor:
+def steps_after(steps: Tensor, length: int, lengths: Tensor | None) -> Tensor:
+    """The step counts after a call over ``length`` steps."""
     return steps + (length if lengths is None else lengths)
 
 
@@ -135,7 +145,7 @@ def matrix_form(
             matrix = _alive(t, lengths, written, matrix)
         hidden = _alive(t, lengths, new, hidden)
         outputs.append(hidden)
-    steps = _steps_after(state.steps, drive.shape[0], lengths)
+    steps = steps_after(state.steps, drive.shape[0], lengths)
     return _stack(outputs, drive, lengths), LayerState(hidden, steps, matrix=matrix)
 
 
@@ -157,7 +167,10 @@ def attention_form(
     length = drive.shape[0]
     hidden, matrix = state.hidden, state.matrix
     hebbian = options.memory == "hebbian"
-    written = [] if state.history is None or not hebbian else list(state.history.unbind(0))
+    written: list[Tensor] = []
+    if state.history is not None and hebbian:
+        past = state.history.detach() if options.detach_writes else state.history
+        written = list(past.unbind(0))
     fixed_read = _fixed_read(weights, options)
     carried = len(written)
     outputs = []
@@ -178,8 +191,8 @@ def attention_form(
         outputs.append(hidden)
     history = torch.stack(written) if written else None
     if history is not None:
-        history = _trimmed(_right_aligned(history, length, lengths), decay)
-    steps = _steps_after(state.steps, length, lengths)
+        history = trimmed(right_aligned(history, length, lengths), decay)
+    steps = steps_after(state.steps, length, lengths)
     return _stack(outputs, drive, lengths), LayerState(hidden, steps, history, matrix)
 
 
@@ -215,7 +228,7 @@ def _weights_by_age(count: int, newest: Tensor, decay: Decay) -> Tensor:
     return decay.between(newest - age[:, None], newest.expand(count, -1))
 
 
-def _right_aligned(history: Tensor, length: int, lengths: Tensor | None) -> Tensor:
+def right_aligned(history: Tensor, length: int, lengths: Tensor | None) -> Tensor:
     """Move each sample's memories to the end, zeros to the front."""
     if lengths is None:
         return history
@@ -224,7 +237,7 @@ def _right_aligned(history: Tensor, length: int, lengths: Tensor | None) -> Tens
     return history.gather(0, index).masked_fill((source < 0)[:, :, None], 0.0)
 
 
-def _trimmed(history: Tensor, decay: Decay) -> Tensor:
+def trimmed(history: Tensor, decay: Decay) -> Tensor:
     """Without the memories that are forgotten by the next step; kept whole below the horizon."""
     if decay.horizon is None or history.shape[0] < decay.horizon:
         return history

@@ -1,0 +1,329 @@
+"""The attention form as one op for PyTorch, run by the Numba kernels on the CPU.
+
+The op takes the decay as the vector η·r(0), η·r(1), … and returns that vector's gradient, so
+every decay that is a function of age works, learned or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.decay import Decay
+from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
+
+__all__ = ["attention_form", "why_not"]
+
+# The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
+_NORM, _NORM_PRELIMINARY, _PREVIOUS, _AFTER_READ, _DETACH = 1, 2, 4, 8, 16
+_MEMORIES = ("hebbian", "static", "none")
+
+
+def why_not(
+    drive: Tensor, weights: SlowWeights, decay: Decay, state: LayerState, options: Options
+) -> str | None:
+    """The reason this call cannot run here, or None."""
+    if drive.device.type != "cpu":
+        return f"it runs on CPU tensors, got {drive.device.type}"
+    if drive.dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64, got {drive.dtype}"
+    if options.nonlinearity != "relu":
+        return f"nonlinearity={options.nonlinearity!r} is left to the reference"
+    if options.memory == "hebbian" and not decay.stationary:
+        return f"{type(decay).__name__} depends on the step index, not on the age alone"
+    if options.memory == "hebbian" and state.matrix is not None:
+        return "the state holds a matrix"
+    return None
+
+
+def attention_form(
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, LayerState]:
+    """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
+    length, hebbian = drive.shape[0], options.memory == "hebbian"
+    past = state.hidden[None]
+    if hebbian and state.history is not None:
+        past = torch.cat([state.history, past])
+    carried = past.shape[0] - 1
+    if hebbian:
+        r = decay.table(carried + length, dtype=drive.dtype, device=drive.device)
+        rates = write_rate.to(drive.dtype) * r
+    else:
+        rates = drive.new_zeros(carried + length)
+    flags = (
+        _NORM * options.layer_norm
+        | _NORM_PRELIMINARY * options.norm_preliminary
+        | _PREVIOUS * (options.query == "previous")
+        | _AFTER_READ * (options.write == "after_read")
+        | _DETACH * options.detach_writes
+    )
+    inputs = (drive, past, weights.recurrent, rates, *weights[1:])
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    hs, *_ = _forward(
+        *inputs,
+        options.inner_steps,
+        options.norm_eps,
+        flags,
+        _MEMORIES.index(options.memory),
+        keep,
+    )
+    output, hidden = hs[carried + 1 :], hs[-1]
+    history = hs[: carried + length] if hebbian else None
+    if lengths is not None:
+        steps = torch.arange(length, device=drive.device)
+        output = output.masked_fill((steps[:, None] >= lengths)[:, :, None], 0.0)
+        hidden = hs.gather(0, (carried + lengths)[None, :, None].expand(1, *hidden.shape))[0]
+    if history is not None:
+        if options.detach_writes:
+            history = history.detach()
+        history = trimmed(right_aligned(history, length, lengths), decay)
+    return output, LayerState(hidden, steps_after(state.steps, length, lengths), history)
+
+
+@functools.cache
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    # Keyed by process: a pool does not survive a fork.
+    return ThreadPoolExecutor(count, thread_name_prefix="fastweights")
+
+
+def _for_each_block(blocks: int, work: Callable[[int], None]) -> None:
+    """Run ``work`` for every block, on as many threads as torch may use."""
+    count = min(torch.get_num_threads(), blocks)
+    if count <= 1:
+        for block in range(blocks):
+            work(block)
+        return
+
+    def share(start: int) -> None:
+        for block in range(start, blocks, count):
+            work(block)
+
+    pool = _threads(os.getpid(), torch.get_num_threads())
+    others = [pool.submit(share, start) for start in range(1, count)]
+    share(0)
+    for other in others:
+        other.result()
+
+
+def _array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
+    """A contiguous NumPy view; zeros of ``shape`` where there is no tensor."""
+    if tensor is None:
+        return like.new_zeros(shape).numpy()
+    return tensor.detach().contiguous().numpy()
+
+
+def _kept_sizes(
+    keep: bool, blocks: int, carried: int, length: int, width: int, steps: int, lanes: int
+) -> list[tuple[int, int]]:
+    """Shapes of history, queries, normed and scales; of one block and step without ``keep``."""
+    slots, kept = (blocks, length) if keep else (min(blocks, torch.get_num_threads()), 1)
+    row = width * lanes
+    return [
+        (slots, (carried + length + 1) * row),
+        (slots, kept * max(steps, 1) * row),
+        (slots, kept * (steps + 1) * row),
+        (slots, kept * (steps + 1) * lanes),
+    ]
+
+
+def _lanes(drive: Tensor) -> int:
+    from fastweights.ops.simd import lanes_of  # numba takes long to import
+
+    return lanes_of(drive.element_size())
+
+
+@torch.library.custom_op("fastweights::attention_form", mutates_args=())
+def _forward(
+    drive: Tensor,
+    past: Tensor,
+    weight: Tensor,
+    rates: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    static: Tensor | None,
+    inner_steps: int,
+    norm_eps: float,
+    flags: int,
+    memory: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """hs (M + T + 1, B, H), which starts with ``past``, and what the backward pass needs."""
+    from fastweights.ops.fast_weights import numba_kernels
+
+    length, batch, width = drive.shape
+    lanes = _lanes(drive)
+    blocks = -(-batch // lanes)
+    hs = drive.new_empty(past.shape[0] + length, batch, width)
+    hs[: past.shape[0]] = past
+    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, lanes)
+    saved = [drive.new_empty(size) for size in sizes]
+    slots = sizes[0][0]
+    arrays = (
+        _array(drive, drive),
+        _array(weight, drive),
+        _array(norm_weight, drive, width),
+        _array(norm_bias, drive, width),
+        _array(rates, drive),
+        _array(static, drive, 0, 0),
+        hs.numpy(),
+        *(tensor.numpy() for tensor in saved),
+    )
+
+    def work(block: int) -> None:
+        # Without keep a slot serves every block of one thread: blocks are dealt out in turn.
+        numba_kernels.forward(
+            block, block % slots, lanes, memory, bool(flags & _NORM),
+            bool(flags & _NORM_PRELIMINARY), bool(flags & _PREVIOUS), bool(flags & _AFTER_READ),
+            keep, norm_eps, inner_steps, *arrays,
+        )  # fmt: skip
+
+    _for_each_block(blocks, work)
+    if not keep:
+        saved = [drive.new_empty(0) for _ in saved]
+    history, queries, normed, scales = saved
+    return hs, history, queries, normed, scales
+
+
+@_forward.register_fake
+def _forward_shapes(
+    drive: Tensor, past: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
+    norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
+    flags: int, memory: int, keep: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    length, batch, width = drive.shape
+    lanes = _lanes(drive)
+    blocks = (batch + lanes - 1) // lanes
+    hs = drive.new_empty(past.shape[0] + length, batch, width)
+    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, lanes)
+    return hs, *(drive.new_empty(size if keep else 0) for size in sizes)
+
+
+@torch.library.custom_op("fastweights::attention_form_backward", mutates_args=())
+def _backward(
+    dhs: Tensor,
+    hs: Tensor,
+    weight: Tensor,
+    rates: Tensor,
+    norm_weight: Tensor | None,
+    static: Tensor | None,
+    history: Tensor,
+    queries: Tensor,
+    normed: Tensor,
+    scales: Tensor,
+    inner_steps: int,
+    flags: int,
+    memory: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of drive, past, weight, rates, norm_weight, norm_bias and static."""
+    from fastweights.ops.fast_weights import numba_kernels
+
+    length = scales.shape[1] // ((inner_steps + 1) * _lanes(hs))
+    batch, width = hs.shape[1:]
+    lanes = _lanes(hs)
+    blocks = -(-batch // lanes)
+    start = hs.shape[0] - length
+    is_static = memory == numba_kernels.STATIC
+    ddrive, dpast = hs.new_empty(length, batch, width), hs.new_empty(start, batch, width)
+    drates = hs.new_zeros(blocks, rates.shape[0] * lanes)
+    dgain, dbias = hs.new_zeros(2, blocks, width * lanes).unbind(0)
+    dread, asked = hs.new_zeros(2, inner_steps * is_static, length, batch, width).unbind(0)
+    arrays = (
+        _array(weight.t(), hs),
+        _array(norm_weight, hs, width),
+        _array(rates, hs),
+        _array(None if static is None else static.t(), hs, 0, 0),
+        *(_array(x, hs) for x in (history, queries, normed, scales, dhs)),
+        *(x.numpy() for x in (ddrive, dpast, drates, dgain, dbias, dread, asked)),
+    )
+
+    def work(block: int) -> None:
+        numba_kernels.backward(
+            block, lanes, memory, bool(flags & _NORM), bool(flags & _NORM_PRELIMINARY),
+            bool(flags & _PREVIOUS), bool(flags & _AFTER_READ), bool(flags & _DETACH),
+            inner_steps, *arrays,
+        )  # fmt: skip
+
+    _for_each_block(blocks, work)
+    dweight = ddrive.flatten(0, 1).t() @ hs[start - 1 : -1].flatten(0, 1)
+    dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2) if is_static else hs.new_empty(0, 0)
+    return (
+        ddrive,
+        dpast,
+        dweight,
+        drates.view(blocks, -1, lanes).sum((0, 2)),
+        dgain.reshape(blocks, width, lanes).sum((0, 2)),
+        dbias.reshape(blocks, width, lanes).sum((0, 2)),
+        dstatic,
+    )
+
+
+@_backward.register_fake
+def _backward_shapes(
+    dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
+    static: Tensor | None, history: Tensor, queries: Tensor, normed: Tensor, scales: Tensor,
+    inner_steps: int, flags: int, memory: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    width = hs.shape[2]
+    length = scales.shape[1] // ((inner_steps + 1) * _lanes(hs))
+    return (
+        hs.new_empty(length, *hs.shape[1:]),
+        hs.new_empty(hs.shape[0] - length, *hs.shape[1:]),
+        torch.empty_like(weight),
+        torch.empty_like(rates),
+        hs.new_empty(width),
+        hs.new_empty(width),
+        hs.new_empty(0, 0) if static is None else torch.empty_like(static),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
+    ctx.save_for_backward(weight, rates, norm_weight, static, *output)
+    ctx.settings = (steps, flags, memory)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx: Any, dhs: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    nothing = (None,) * 12
+    if dhs is None:
+        return nothing
+    weight, rates, norm_weight, static, hs, *kept = ctx.saved_tensors
+    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = _backward(
+        dhs, hs, weight, rates, norm_weight, static, *kept, *ctx.settings
+    )
+    normed = norm_weight is not None
+    gradients = (
+        ddrive,
+        dpast,
+        dweight,
+        drates,
+        dgain if normed else None,
+        dbias if normed else None,
+        None if static is None else dstatic,
+    )
+    return gradients + nothing[len(gradients) :]
+
+
+def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
+    raise NotImplementedError(
+        "the fused fast-weights recurrence has no second derivative; "
+        "backend='reference' has all of them"
+    )
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+_backward.register_autograd(_no_second_derivative)

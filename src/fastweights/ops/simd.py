@@ -1,0 +1,162 @@
+"""A vector type for Numba: one register of floats, each lane a different sample.
+
+LLVM's loop vectoriser gives up on kernels whose accumulators must stay in registers over an
+inner loop, so the kernels say what they mean: :func:`load` a vector from a flat array, combine
+vectors with ``+ - *`` and :func:`fma`, :func:`store` the result. All lanes do the same
+arithmetic in the same order and never meet, so a sample's numbers do not depend on which other
+samples are in the batch.
+
+Numba caches compiled kernels by their own source file: after a change here, touch the kernels.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import llvmlite.binding
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, overload, register_model
+
+__all__ = ["LANES", "fma", "lanes_of", "load", "masked", "root", "spread", "store"]
+
+_features = llvmlite.binding.get_host_cpu_features()
+_REGISTER_BITS = 512 if _features.get("avx512f") else 256
+
+LANES = {numba.float32: _REGISTER_BITS // 32, numba.float64: _REGISTER_BITS // 64}
+
+
+def lanes_of(itemsize: int) -> int:
+    """Samples per vector for floats of ``itemsize`` bytes."""
+    return _REGISTER_BITS // (8 * itemsize)
+
+
+class Vector(types.Type):
+    """LANES[element] floats in one value."""
+
+    def __init__(self, element: types.Float) -> None:
+        self.element = element
+        super().__init__(name=f"Vector({element}x{LANES[element]})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, _llvm_type(kind))
+
+
+def _llvm_type(kind: Vector) -> ir.VectorType:
+    scalar = ir.FloatType() if kind.element == numba.float32 else ir.DoubleType()
+    return ir.VectorType(scalar, LANES[kind.element])
+
+
+def _address(context: Any, builder: Any, kind: types.Array, array: Any, index: Any) -> Any:
+    data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
+    vector = _llvm_type(Vector(kind.dtype))
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """The vector that starts at ``index`` of a flat contiguous array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(_address(context, builder, signature.args[0], *args))
+        value.align = signature.args[0].dtype.bitwidth // 8
+        return value
+
+    return Vector(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write a vector at ``index`` of a flat contiguous array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, index, value = args
+        address = _address(context, builder, signature.args[0], array, index)
+        builder.store(value, address).align = signature.args[0].dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), generate
+
+
+@intrinsic
+def spread(typing: Any, scalar: Any) -> Any:
+    """A vector with the scalar in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _llvm_type(signature.return_type)
+        first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[0], _int(0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+        return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), lanes)
+
+    return Vector(scalar)(scalar), generate
+
+
+def _int(value: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(32), value)
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a · b + c, fused where the machine can."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, b, c = args
+        return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
+
+    return a(a, b, c), generate
+
+
+@intrinsic
+def masked(typing: Any, value: Any, by: Any) -> Any:
+    """``value`` where ``by`` is positive, 0 elsewhere; ``masked(x, x)`` is ReLU."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, by = args
+        zero = ir.Constant(_llvm_type(signature.return_type), None)
+        # unordered: a NaN must come through, not turn into a quiet zero
+        return builder.select(builder.fcmp_unordered(">", by, zero), value, zero)
+
+    return value(value, by), generate
+
+
+@intrinsic
+def root(typing: Any, value: Any) -> Any:
+    """The square root of every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _llvm_type(signature.return_type)
+        suffix = f"v{vector.count}f{signature.return_type.element.bitwidth}"
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector]), f"llvm.sqrt.{suffix}"
+        )
+        return builder.call(function, args)
+
+    return value(value), generate
+
+
+def _define(symbol: Any, method: str) -> None:
+    """Let Numba code write ``a symbol b`` for two vectors."""
+
+    @intrinsic
+    def operation(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, method)(*args)
+
+        return a(a, b), generate
+
+    @overload(symbol, strict=False)
+    def _of_vectors(a: Any, b: Any) -> Any:
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: operation(a, b)
+        return None
+
+
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
+_define(operator.truediv, "fdiv")
