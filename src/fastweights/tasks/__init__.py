@@ -1,0 +1,20 @@
+"""Tasks: one generator per file, each a function of (configuration, seed)."""
+
+from fastweights.tasks.associative_retrieval import (
+    AssociativeRetrieval,
+    binding_free_ceiling,
+    decode,
+    encode,
+)
+from fastweights.tasks.data import Split, Splits, batch_indices, batches
+
+__all__ = [
+    "AssociativeRetrieval",
+    "Split",
+    "Splits",
+    "batch_indices",
+    "batches",
+    "binding_free_ceiling",
+    "decode",
+    "encode",
+]
