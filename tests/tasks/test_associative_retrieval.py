@@ -19,8 +19,8 @@ from fastweights.tasks import AssociativeRetrieval, binding_free_ceiling, decode
 from fastweights.tasks.associative_retrieval import _CHUNK, SPLITS, VOCABULARY
 from fastweights.tasks.streams import stream
 
-# About a hundred p-values are looked at, each at a fixed seed: a right generator had one chance in a
-# thousand of failing anywhere. What the samples can show of a wrong one lies far below.
+# About a hundred p-values are looked at, each at a fixed seed: a right generator had one chance
+# in a thousand of failing anywhere. What the samples show of a wrong one lies far below.
 SIGNIFICANCE = 1e-5
 
 DIGESTS = {

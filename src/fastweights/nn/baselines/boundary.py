@@ -1,0 +1,77 @@
+"""The common boundary of the baselines: the layouts of ``nn.RNN``, checked and made one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_number", "check_state", "project", "restore", "time_first"]
+
+
+def check_number(name: str, value: Any, low: float = -math.inf, *, above: bool = False) -> float:
+    """``value`` as a finite number at least ``low`` (or above it), or an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value) or value < low or (above and value == low):
+        bound = "" if low == -math.inf else f" and {'above' if above else 'at least'} {low:g}"
+        raise ValueError(f"{name} must be finite{bound}, got {value}")
+    return float(value)
+
+
+def time_first(input: Any, input_size: int, batch_first: bool, like: Tensor) -> Tensor:
+    """The input as (L, N, input_size), after checking it against the parameter ``like``."""
+    expected = f"({'N, L' if batch_first else 'L, N'}, input_size) or (L, input_size)"
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a tensor {expected}, got {type(input).__name__}")
+    if input.dim() not in (2, 3):
+        raise ValueError(f"input must have shape {expected}, got {tuple(input.shape)}")
+    if input.shape[-1] != input_size:
+        raise ValueError(
+            f"input must have input_size={input_size} features in its last dimension, "
+            f"got shape {tuple(input.shape)}"
+        )
+    if input.device != like.device:
+        raise ValueError(f"input is on {input.device}, but the parameters are on {like.device}")
+    under_autocast = torch.is_autocast_enabled(input.device.type)
+    if not input.is_floating_point() or (input.dtype != like.dtype and not under_autocast):
+        raise TypeError(f"input must be {like.dtype} like the parameters, got {input.dtype}")
+    x = input[:, None] if input.dim() == 2 else input
+    if batch_first and input.dim() == 3:
+        x = x.transpose(0, 1)
+    if x.shape[0] == 0:
+        raise ValueError(f"input must have at least one step, got shape {tuple(input.shape)}")
+    return x
+
+
+def restore(output: Tensor, input: Tensor, batch_first: bool) -> Tensor:
+    """The output (L, N, features) in the layout of the input."""
+    if input.dim() == 2:
+        return output[:, 0]
+    return output.transpose(0, 1) if batch_first else output
+
+
+def check_state(
+    name: str, state: Any, shape: tuple[int, ...], like: Tensor, *, batched: bool
+) -> Tensor:
+    """A tensor of the state with a batch dimension, second to last, after checking it.
+
+    ``shape`` is what it must have with the batch; unbatched input comes with a state without.
+    """
+    if not isinstance(state, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(state).__name__}")
+    expected = shape if batched else (*shape[:-2], shape[-1])
+    if tuple(state.shape) != expected:
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(state.shape)}")
+    if state.device != like.device:
+        raise ValueError(f"{name} is on {state.device}, but the parameters are on {like.device}")
+    if state.dtype != like.dtype:
+        raise TypeError(f"{name} must be {like.dtype} like the parameters, got {state.dtype}")
+    return state if batched else state.unsqueeze(-2)
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W x + b for all steps at once, in the parameters' dtype whatever autocast makes of it."""
+    return torch.nn.functional.linear(x, weight, bias).to(weight.dtype)

@@ -1,0 +1,85 @@
+"""IRNN: a plain recurrent network of rectifiers that starts as an identity."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fastweights.nn.base import check_size
+from fastweights.nn.baselines.boundary import check_number
+
+__all__ = ["irnn"]
+
+
+def irnn(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    *,
+    identity_scale: float = 1.0,
+    input_std: float = 0.001,
+    bias: bool = True,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.RNN:
+    """An ``nn.RNN`` of rectifiers whose recurrent weights start as the identity.
+
+    .. math:: h(t+1) = \\mathrm{relu}(W h(t) + C x(t) + b)
+
+    At the start W = ``identity_scale`` · I and b = 0, so that without input a state is kept as
+    it is, and C is normal with the small standard deviation ``input_std``.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: features of the hidden vector.
+        num_layers: layers stacked on one another.
+        identity_scale: what the identity is multiplied by; the paper takes 1, or less where long
+            memory hurts.
+        input_std: standard deviation of C's entries, in every layer; 0.001 in the paper.
+        bias: whether there is a b.
+        batch_first: input and output are (N, L, features).
+        dropout: probability of dropout between layers.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Returns:
+        An ``nn.RNN``, which takes what every ``nn.RNN`` takes.
+
+    Raises:
+        ValueError, TypeError: an argument is impossible; the message names it.
+
+    Source: Le, Jaitly & Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified
+    Linear Units" (2015).
+
+    Example:
+        >>> layer = irnn(37, 50)
+        >>> output, h = layer(torch.randn(11, 128, 37))
+        >>> output.shape, h.shape
+        (torch.Size([11, 128, 50]), torch.Size([1, 128, 50]))
+        >>> torch.equal(layer.weight_hh_l0, torch.eye(50))
+        True
+    """
+    identity_scale = check_number("identity_scale", identity_scale)
+    input_std = check_number("input_std", input_std, 0.0)
+    layer = nn.RNN(
+        check_size("input_size", input_size),
+        check_size("hidden_size", hidden_size),
+        check_size("num_layers", num_layers),
+        nonlinearity="relu",
+        bias=bias,
+        batch_first=batch_first,
+        dropout=dropout,
+        device=device,
+        dtype=dtype,
+    )
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.eye_(parameter).mul_(identity_scale)
+            elif name.startswith("weight_ih"):
+                parameter.normal_(std=input_std)
+            else:
+                parameter.zero_()
+    return layer
