@@ -36,15 +36,18 @@ class AttentionLSTM(nn.Module):
     With h(t) the hidden vector of the top layer of an ordinary LSTM:
 
     .. math::
-        a(t, \\tau) &= \\mathrm{softmax}_{\\tau < t}(h(t)^\\top h(\\tau)) \\\\
+        a(t, \\tau) &= \\mathrm{softmax}_{\\tau < t}(h(t)^\\top W_a h(\\tau)) \\\\
         r(t) &= \\sum_{\\tau < t} a(t, \\tau)\\, h(\\tau) \\\\
         y(t) &= \\tanh(W_c [r(t); h(t)])
 
-    A step attends to the past only, not to itself, whose score |h(t)|² would outweigh the others;
-    at the very first step there is no past and r = 0. The attention is Luong's, with the dot
-    product as its score, turned from the states of an encoder to the network's own past; the
-    recurrence does not see what was read. It costs memory for every past hidden vector, which
-    fast weights replace by one matrix.
+    A step attends to the past only, not to itself; at the very first step there is no past and
+    r = 0. The attention is Luong's, turned from the states of an encoder to the network's own
+    past; the recurrence does not see what was read. It costs memory for every past hidden vector,
+    which fast weights replace by one matrix.
+
+    The score is Luong's "general" one by default. With ``score="dot"`` there is no W_a: what is
+    looked for and what is looked up are then one vector, and in trial runs on associative
+    retrieval it depended on the learning rate whether that network learned at all.
 
     *On the name.* The table of Ba, Hinton, Mnih, Leibo & Ionescu (2016) has a column "A-LSTM".
     The abbreviation is ambiguous: besides an LSTM with attention it is in use for the Associative
@@ -54,13 +57,15 @@ class AttentionLSTM(nn.Module):
 
     Called as ``nn.LSTM``, with the same shapes, unbatched input included, but for the state,
     which also holds the past. Parameters: those of an ``nn.LSTM`` under ``lstm.``, and
-    ``weight_combine`` (W_c, shape (H, 2H)), uniform on ±1/√(2H) at the start.
+    ``weight_score`` (W_a, shape (H, H)) and ``weight_combine`` (W_c, shape (H, 2H)), uniform on
+    ±1/√H and ±1/√(2H) at the start.
 
     Args:
         input_size: features of the input.
         hidden_size: H, features of the hidden vector, of the cell and of the output.
         num_layers: layers of the LSTM; the attention is over the top one.
-        bias: whether the LSTM has biases; W_c has none.
+        score: "general" or "dot".
+        bias: whether the LSTM has biases; W_a and W_c have none.
         batch_first: input and output are (N, L, features).
         device: of the parameters.
         dtype: of the parameters.
@@ -87,6 +92,7 @@ class AttentionLSTM(nn.Module):
         hidden_size: int,
         num_layers: int = 1,
         *,
+        score: str = "general",
         bias: bool = True,
         batch_first: bool = False,
         device: torch.device | str | None = None,
@@ -96,20 +102,25 @@ class AttentionLSTM(nn.Module):
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
+        if score not in ("general", "dot"):
+            raise ValueError(f"score must be 'general' or 'dot', got {score!r}")
+        self.score = score
         self.batch_first = batch_first
         self.lstm = nn.LSTM(
             input_size, hidden_size, num_layers, bias=bias, device=device, dtype=dtype
         )
-        self.weight_combine = nn.Parameter(
-            torch.empty(hidden_size, 2 * hidden_size, device=device, dtype=dtype)
-        )
+        square = torch.empty(hidden_size, hidden_size, device=device, dtype=dtype)
+        self.weight_score = nn.Parameter(square) if score == "general" else None
+        self.weight_combine = nn.Parameter(square.new_empty(hidden_size, 2 * hidden_size))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         self.lstm.reset_parameters()
-        bound = 1 / math.sqrt(2 * self.hidden_size)
-        nn.init.uniform_(self.weight_combine, -bound, bound)
+        for weight in (self.weight_score, self.weight_combine):
+            if weight is not None:
+                bound = 1 / math.sqrt(weight.shape[1])
+                nn.init.uniform_(weight, -bound, bound)
 
     def forward(
         self, input: Tensor, state: AttentionLSTMState | None = None
@@ -139,7 +150,9 @@ class AttentionLSTM(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             h = h.to(like.dtype)
             history = torch.cat([past, h])
-            output = torch.tanh(project(torch.cat([attend(h, history), h], -1), like, None))
+            query = h if self.weight_score is None else h @ self.weight_score
+            read = attend(query, history)
+            output = torch.tanh(project(torch.cat([read, h], -1), like, None))
         after = AttentionLSTMState(hidden.to(like.dtype), cell.to(like.dtype), history)
         if not batched:
             after = AttentionLSTMState(*(tensor.squeeze(-2) for tensor in after))
@@ -161,24 +174,27 @@ class AttentionLSTM(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, batch_first={self.batch_first}"
+        return (
+            f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
+            f"score={self.score!r}, batch_first={self.batch_first}"
+        )
 
 
-def attend(h: Tensor, history: Tensor) -> Tensor:
+def attend(query: Tensor, history: Tensor) -> Tensor:
     """r(t): what each of the last L steps of the history reads from the steps before it.
 
     Args:
-        h: the last L hidden vectors, shape (L, N, H).
-        history: all M + L of them, shape (M + L, N, H).
+        query: what the last L steps look for, shape (L, N, H).
+        history: all M + L hidden vectors, shape (M + L, N, H).
     """
-    steps, total = len(h), len(history)
+    steps, total = len(query), len(history)
     before = total - steps
     # A softmax over nothing is no number, so a step without a past does not take part.
     first = 0 if before else 1
     keys = history.transpose(0, 1)
-    scores = h[first:].transpose(0, 1) @ keys.mT
-    rows = torch.arange(before + first, total, device=h.device)[:, None]
-    future = torch.arange(total, device=h.device) >= rows
-    weights = torch.softmax(scores.masked_fill(future, -math.inf), dim=-1)
+    scores = query[first:].transpose(0, 1) @ keys.mT
+    rows = torch.arange(before + first, total, device=query.device)[:, None]
+    not_past = torch.arange(total, device=query.device) >= rows
+    weights = torch.softmax(scores.masked_fill(not_past, -math.inf), dim=-1)
     reads = (weights @ keys).transpose(0, 1)
-    return reads if before else torch.cat([torch.zeros_like(h[:1]), reads])
+    return reads if before else torch.cat([torch.zeros_like(query[:1]), reads])
