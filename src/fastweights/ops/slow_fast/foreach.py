@@ -1,0 +1,62 @@
+"""Slow and fast weights with one call per operation for all parameters, and no new tensor.
+
+Same functions as the reference, same results up to rounding. On accelerators `torch._foreach_*`
+runs many tensors in one launch; elsewhere it loops in C++.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["apply_overlay", "learn", "withdraw"]
+
+
+def withdraw(weights: list[Tensor], fast: list[Tensor]) -> None:
+    """Take the fast weights out: every weight goes from w to s = w − f, in place.
+
+    Example:
+        >>> w, f = torch.tensor([3.0]), torch.tensor([1.0])
+        >>> withdraw([w], [f]); w
+        tensor([2.])
+    """
+    torch._foreach_sub_(weights, fast)
+
+
+def learn(
+    updates: list[Tensor],
+    gradients: list[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    maximize: bool = False,
+) -> None:
+    """The fast update: Δf ← α_f Δf − ε_f g, in place (+ ε_f g to maximize).
+
+    Example:
+        >>> update = torch.tensor([1.0])
+        >>> learn([update], [torch.tensor([2.0])], lr=0.1, momentum=0.5); update
+        tensor([0.3000])
+    """
+    torch._foreach_mul_(updates, momentum)
+    torch._foreach_add_(updates, gradients, alpha=lr if maximize else -lr)
+
+
+def apply_overlay(
+    weights: list[Tensor],
+    fast: list[Tensor],
+    updates: list[Tensor] | None,
+    *,
+    keep: float,
+) -> None:
+    """f ← keep · (f + Δf), then every weight goes from s to w = s + f, in place.
+
+    Example:
+        >>> s, f, update = torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([3.0])
+        >>> apply_overlay([s], [f], [update], keep=0.5); s, f
+        (tensor([4.]), tensor([2.]))
+    """
+    if updates is not None:
+        torch._foreach_add_(fast, updates)
+    torch._foreach_mul_(fast, keep)
+    torch._foreach_add_(weights, fast)

@@ -1,0 +1,133 @@
+"""Slow and fast weights on the CPU in one pass over memory, the slow moved by SGD with momentum.
+
+Nine arrays move (w, v, f, Δf in and out, g in) where separate operations would move twenty-four.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["sgd_step", "why_not"]
+
+_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
+_CHUNK = (
+    16384  # weights one thread takes at a time: five such float32 arrays fit in a 512 KiB cache
+)
+_SERIAL_BELOW = 4 * _CHUNK  # fewer weights than this are done before other threads have woken up
+
+_forked = False
+
+
+def _mark_forked() -> None:
+    global _forked
+    _forked = True
+
+
+# Threads do not survive a fork, and Numba's OpenMP layer aborts the process that tries.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+def why_not(tensors: Iterable[Tensor]) -> str | None:
+    """The reason why `sgd_step` cannot work on these tensors, or None if it can.
+
+    Example:
+        >>> why_not([torch.zeros(3)]), why_not([torch.zeros(3, dtype=torch.bfloat16)])
+        (None, 'a tensor is torch.bfloat16, not float32 or float64')
+    """
+    for tensor in tensors:
+        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+            return f"a tensor is a {type(tensor).__name__}"
+        if tensor.device.type != "cpu":
+            return f"a tensor is on {tensor.device}, not on the CPU"
+        if tensor.dtype not in _DTYPES:
+            return f"a tensor is {tensor.dtype}, not float32 or float64"
+        if not tensor.is_contiguous():
+            return "a tensor is not contiguous"
+    return None
+
+
+def sgd_step(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    fast: list[Tensor],
+    updates: list[Tensor],
+    *,
+    slow_lr: float,
+    slow_momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    first: bool,
+    fast_lr: float,
+    fast_momentum: float,
+    keep: float,
+    maximize: bool = False,
+) -> None:
+    """Both halves of the update in place; arguments and result as in the reference.
+
+    All tensors share one dtype, and `why_not` has nothing against any of them. They must be
+    initialised, also ``buffers`` where ``first``. The first call compiles, for seconds; the result
+    is cached on disk.
+
+    Example:
+        >>> w, g, v, f, update = (torch.tensor([x]) for x in (3.0, 1.0, 0.0, 1.0, 0.0))
+        >>> sgd_step([w], [g], [v], [f], [update], slow_lr=1.0, slow_momentum=0.9, dampening=0.0,
+        ...          weight_decay=0.0, nesterov=False, first=True, fast_lr=0.5, fast_momentum=0.5,
+        ...          keep=0.5)
+        >>> w, f
+        (tensor([1.2500]), tensor([0.2500]))
+    """
+    if not weights:
+        return
+    sign = -1.0 if maximize else 1.0
+    options = np.array(
+        [
+            sign,
+            weight_decay,
+            0.0 if first else slow_momentum,
+            1.0 if first else 1.0 - dampening,
+            slow_lr if nesterov else 0.0,
+            slow_lr * slow_momentum if nesterov else slow_lr,
+            fast_momentum,
+            -sign * fast_lr,
+            keep,
+        ],
+        dtype=_DTYPES[weights[0].dtype],
+    )
+    columns = (weights, gradients, buffers, fast, updates)
+    addresses = np.array([[t.data_ptr() for t in column] for column in columns], dtype=np.int64)
+    sizes = np.array([w.numel() for w in weights], dtype=np.int64)
+    threads = 1 if _forked or sizes.sum() < _SERIAL_BELOW else torch.get_num_threads()
+    serial, parallel = _kernels()
+    if threads == 1:
+        serial(addresses, sizes, options)
+        return
+    import numba
+
+    previous = numba.get_num_threads()
+    numba.set_num_threads(min(threads, previous))
+    try:
+        parallel(addresses, sizes, options, _CHUNK)
+    finally:
+        numba.set_num_threads(previous)
+
+
+@functools.cache
+def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
+    # Imported here: Numba takes longer to import than most programs want to wait for an optimizer.
+    from fastweights.ops.slow_fast import _numba_kernels
+
+    kernels: Any = _numba_kernels
+    return kernels.step_serial, kernels.step_parallel

@@ -1,0 +1,130 @@
+"""Slow and fast weights (Hinton & Plaut 1987), one parameter after another: the specification.
+
+    Δs ← α_s Δs − ε_s g        s ← s + Δs
+    Δf ← α_f Δf − ε_f g        f ← (1 − h)(f + Δf)        w = s + f,   g = ∂E/∂w
+
+A parameter tensor holds the effective weight w; f and Δf are tensors beside it; s is w − f. Every
+function works in place and allocates whatever it likes; the other backends may not.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["apply_overlay", "learn", "sgd_step", "withdraw"]
+
+
+def withdraw(weights: list[Tensor], fast: list[Tensor]) -> None:
+    """Take the fast weights out: every weight goes from w to s = w − f, in place.
+
+    Example:
+        >>> import torch
+        >>> w, f = torch.tensor([3.0]), torch.tensor([1.0])
+        >>> withdraw([w], [f]); w
+        tensor([2.])
+    """
+    for w, f in zip(weights, fast, strict=True):
+        w.copy_(w - f)
+
+
+def learn(
+    updates: list[Tensor],
+    gradients: list[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    maximize: bool = False,
+) -> None:
+    """The fast update: Δf ← α_f Δf − ε_f g, in place (+ ε_f g to maximize).
+
+    Example:
+        >>> import torch
+        >>> update = torch.tensor([1.0])
+        >>> learn([update], [torch.tensor([2.0])], lr=0.1, momentum=0.5); update
+        tensor([0.3000])
+    """
+    sign = 1.0 if maximize else -1.0
+    for Δf, g in zip(updates, gradients, strict=True):
+        Δf.copy_(momentum * Δf + sign * lr * g)
+
+
+def apply_overlay(
+    weights: list[Tensor],
+    fast: list[Tensor],
+    updates: list[Tensor] | None,
+    *,
+    keep: float,
+) -> None:
+    """Move the fast weights and lay them over the slow ones, in place.
+
+    f ← keep · (f + Δf), then every weight goes from s to w = s + f.
+
+    Args:
+        weights: hold the slow weights s on entry, w = s + f after.
+        fast: the fast weights f.
+        updates: Δf, or None where nothing was learned and f only decays.
+        keep: what one step leaves of a fast weight, 1 − h.
+
+    Example:
+        >>> import torch
+        >>> s, f, update = torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([3.0])
+        >>> apply_overlay([s], [f], [update], keep=0.5); s, f
+        (tensor([4.]), tensor([2.]))
+    """
+    for i, (w, f) in enumerate(zip(weights, fast, strict=True)):
+        learned = f if updates is None else f + updates[i]
+        f.copy_(keep * learned)
+        w.copy_(w + f)
+
+
+def sgd_step(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    fast: list[Tensor],
+    updates: list[Tensor],
+    *,
+    slow_lr: float,
+    slow_momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    first: bool,
+    fast_lr: float,
+    fast_momentum: float,
+    keep: float,
+    maximize: bool = False,
+) -> None:
+    """Both halves of the update, the slow one as `torch.optim.SGD` with momentum does it.
+
+    SGD keeps v = −Δs / ε_s in ``buffers``: v ← α_s v + (1 − dampening) g, s ← s − ε_s v, which is
+    the equation above while ε_s is constant. Its weight decay pulls on s, never on f.
+
+    Args:
+        weights: effective weights w, moved in place, as are all the lists below.
+        gradients: g, one per weight; not changed.
+        buffers: SGD's momentum buffers; their content is ignored if ``first``.
+        fast: f.
+        updates: Δf.
+        slow_lr, slow_momentum, dampening, weight_decay, nesterov: as in `torch.optim.SGD`.
+        first: these parameters have not been moved before (SGD then sets v to g).
+        fast_lr, fast_momentum: ε_f, α_f.
+        keep: 1 − h.
+        maximize: climb instead of descend, with both.
+
+    Example:
+        >>> import torch
+        >>> w, g, v, f, update = (torch.tensor([x]) for x in (3.0, 1.0, 0.0, 1.0, 0.0))
+        >>> sgd_step([w], [g], [v], [f], [update], slow_lr=1.0, slow_momentum=0.9, dampening=0.0,
+        ...          weight_decay=0.0, nesterov=False, first=True, fast_lr=0.5, fast_momentum=0.5,
+        ...          keep=0.5)
+        >>> w, f  # s: 2 - 1 = 1, f: (1 - 0.5) / 2
+        (tensor([1.2500]), tensor([0.2500]))
+    """
+    withdraw(weights, fast)
+    learn(updates, gradients, lr=fast_lr, momentum=fast_momentum, maximize=maximize)
+    for s, g, v in zip(weights, gradients, buffers, strict=True):
+        g = (-g if maximize else g) + weight_decay * s
+        v.copy_(g if first else slow_momentum * v + (1 - dampening) * g)
+        s.copy_(s - slow_lr * (g + slow_momentum * v if nesterov else v))
+    apply_overlay(weights, fast, updates, keep=keep)

@@ -1,0 +1,211 @@
+"""One step over all parameters: what is gathered, and the two ways to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.ops.slow_fast import numba_cpu
+from fastweights.optim._groups import check_group
+
+__all__ = ["Bucket", "fused_step", "gather", "overlay_state", "separate_step", "why_not_fused"]
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Parameters of one group, device and dtype, all with a gradient or all without.
+
+    Without a gradient (``learns`` false) nothing is learned and the fast weights only decay.
+    """
+
+    group: dict[str, Any]
+    learns: bool
+    weights: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    fast: list[Tensor] = field(default_factory=list)
+    updates: list[Tensor] = field(default_factory=list)
+
+    @property
+    def keep(self) -> float:
+        return 1.0 - float(self.group["fast_decay"])
+
+    @property
+    def maximize(self) -> bool:
+        return bool(self.group.get("maximize", False))
+
+
+def overlay_state(parameter: Tensor) -> dict[str, Tensor]:
+    """Fast weights of a parameter that has none yet."""
+    return {"fast_weight": torch.zeros_like(parameter), "fast_update": torch.zeros_like(parameter)}
+
+
+def gather(optimizer: torch.optim.Optimizer) -> list[Bucket]:
+    """Sort the parameters into buckets, giving fast weights to those that learn for the first time.
+
+    Raises:
+        RuntimeError: a gradient is sparse. Nothing has been changed then.
+    """
+    buckets: dict[Any, Bucket] = {}
+    new: list[Tensor] = []
+    for index, group in enumerate(optimizer.param_groups):
+        check_group(group, index)
+        for position, parameter in enumerate(group["params"]):
+            gradient = parameter.grad
+            if gradient is None:
+                if not optimizer.state.get(parameter):
+                    continue
+            elif gradient.layout is not torch.strided:
+                raise RuntimeError(
+                    "SlowFast does not support sparse gradients: parameter "
+                    f"{_describe(group, position)} of group {index} (shape "
+                    f"{tuple(parameter.shape)}) has one of layout {gradient.layout}; use "
+                    "sparse=False in nn.Embedding, or train it with an optimizer of its own"
+                )
+            elif not optimizer.state.get(parameter):
+                new.append(parameter)
+            key = (index, parameter.device, parameter.dtype, gradient is None)
+            bucket = buckets.get(key)
+            if bucket is None:
+                bucket = buckets[key] = Bucket(group, gradient is not None)
+            bucket.weights.append(parameter)
+            if gradient is not None:
+                bucket.gradients.append(gradient)
+    for parameter in new:
+        optimizer.state[parameter] = overlay_state(parameter)
+    for bucket in buckets.values():
+        for parameter in bucket.weights:
+            state = optimizer.state[parameter]
+            bucket.fast.append(state["fast_weight"])
+            bucket.updates.append(state["fast_update"])
+    return list(buckets.values())
+
+
+def _describe(group: dict[str, Any], position: int) -> str:
+    names = group.get("param_names")
+    return repr(names[position]) if names else str(position)
+
+
+def separate_step(
+    ops: ModuleType, buckets: list[Bucket], slow_optimizer: torch.optim.Optimizer | None
+) -> None:
+    """The step for any slow optimizer: it runs while the parameters hold their slow weights.
+
+    Args:
+        ops: `reference` or `foreach`.
+        buckets: what `gather` returned.
+        slow_optimizer: None leaves the slow weights where they are.
+    """
+    for bucket in buckets:
+        if bucket.learns:
+            # Before the slow step: some optimizers (SGD with Nesterov, foreach) overwrite
+            # gradients.
+            ops.learn(
+                bucket.updates,
+                bucket.gradients,
+                lr=float(bucket.group["fast_lr"]),
+                momentum=float(bucket.group["fast_momentum"]),
+                maximize=bucket.maximize,
+            )
+    for bucket in buckets:
+        ops.withdraw(bucket.weights, bucket.fast)
+    if slow_optimizer is not None:
+        try:
+            slow_optimizer.step()
+        except BaseException:
+            for bucket in buckets:
+                ops.apply_overlay(bucket.weights, bucket.fast, None, keep=1.0)
+            raise
+    for bucket in buckets:
+        ops.apply_overlay(
+            bucket.weights,
+            bucket.fast,
+            bucket.updates if bucket.learns else None,
+            keep=bucket.keep,
+        )
+
+
+def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
+    """The reason why `fused_step` cannot replace this step, or None if it can."""
+    if type(slow_optimizer) is not torch.optim.SGD:
+        return f"the slow optimizer is {type(slow_optimizer).__name__}, not torch.optim.SGD"
+    if "step" in vars(slow_optimizer):
+        return "the step of the slow optimizer is wrapped, as by a scheduler of its own"
+    # The only way to learn of hooks, which have to run.
+    if slow_optimizer._optimizer_step_pre_hooks or slow_optimizer._optimizer_step_post_hooks:
+        return "the slow optimizer has step hooks"
+    for bucket in buckets:
+        group = bucket.group
+        if not group["momentum"]:
+            return "SGD runs without momentum"
+        if any(isinstance(group[name], Tensor) for name in ("lr", "momentum", "weight_decay")):
+            return "an option of SGD is a tensor"
+        if any(g.dtype != w.dtype for g, w in zip(bucket.gradients, bucket.weights, strict=False)):
+            return "a gradient has another dtype than its parameter"
+        reason = numba_cpu.why_not(_tensors(bucket, slow_optimizer))
+        if reason is not None:
+            return reason
+    return None
+
+
+def _tensors(bucket: Bucket, sgd: torch.optim.Optimizer) -> Iterator[Tensor]:
+    yield from bucket.weights
+    yield from bucket.gradients
+    yield from bucket.fast
+    yield from bucket.updates
+    if bucket.learns:
+        for parameter in bucket.weights:
+            velocity = sgd.state.get(parameter, {}).get("momentum_buffer")
+            if velocity is not None:
+                yield velocity
+
+
+def fused_step(ops: ModuleType, buckets: list[Bucket], sgd: torch.optim.Optimizer) -> None:
+    """The step for SGD with momentum in one pass; its buffers are kept where SGD keeps them.
+
+    Args:
+        ops: moves the fast weights that only decay.
+        buckets: what `gather` returned.
+        sgd: the slow optimizer. Its `step` is not called.
+    """
+    for bucket in buckets:
+        if not bucket.learns:
+            ops.withdraw(bucket.weights, bucket.fast)
+            ops.apply_overlay(bucket.weights, bucket.fast, None, keep=bucket.keep)
+            continue
+        # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
+        rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
+        for w, g, f, u in zip(
+            bucket.weights, bucket.gradients, bucket.fast, bucket.updates, strict=True
+        ):
+            state = sgd.state[w]
+            first = state.get("momentum_buffer") is None
+            if first:
+                state["momentum_buffer"] = torch.zeros_like(w)
+            rows[first].append((w, g, state["momentum_buffer"], f, u))
+        group = bucket.group
+        for first, chosen in rows.items():
+            if not chosen:
+                continue
+            weights, gradients, buffers, fast, updates = map(list, zip(*chosen, strict=True))
+            numba_cpu.sgd_step(
+                weights,
+                gradients,
+                buffers,
+                fast,
+                updates,
+                slow_lr=float(group["lr"]),
+                slow_momentum=float(group["momentum"]),
+                dampening=float(group["dampening"]),
+                weight_decay=float(group["weight_decay"]),
+                nesterov=group["nesterov"],
+                first=first,
+                fast_lr=float(group["fast_lr"]),
+                fast_momentum=float(group["fast_momentum"]),
+                keep=bucket.keep,
+                maximize=bucket.maximize,
+            )

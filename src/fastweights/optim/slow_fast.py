@@ -1,0 +1,524 @@
+"""A fast weight beside every slow one, for any module and any torch optimizer."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.ops.dispatch import choose_backend
+from fastweights.ops.slow_fast import foreach, reference
+from fastweights.optim._groups import (
+    FAST_OPTIONS,
+    FastGroups,
+    check_group,
+    check_option,
+    check_parameters,
+)
+from fastweights.optim._step import (
+    Bucket,
+    fused_step,
+    gather,
+    separate_step,
+    why_not_fused,
+)
+
+__all__ = ["SlowFast"]
+
+_BACKENDS = ("auto", "numba", "foreach", "reference")
+_KEYS = ("fast_weight", "fast_update")
+
+
+class SlowFast(torch.optim.Optimizer):
+    r"""Gives every connection a fast weight that learns quickly and decays, beside the slow one.
+
+    The network uses :math:`w = s + f`, and that is what a parameter holds: the model needs no
+    change. Both get the same gradient :math:`g = \partial E / \partial w`,
+
+    .. math::
+        \Delta s &\leftarrow \alpha_s \Delta s - \varepsilon_s g, & s &\leftarrow s + \Delta s \\
+        \Delta f &\leftarrow \alpha_f \Delta f - \varepsilon_f g, &
+        f &\leftarrow (1 - h)(f + \Delta f)
+
+    where the slow line is what ``slow_optimizer`` does (as written: `torch.optim.SGD` with
+    momentum) and :math:`\varepsilon_f, \alpha_f, h` are ``lr``, ``momentum`` and ``decay``. While
+    the slow optimizer steps, the parameters hold :math:`s`; so its weight decay pulls on the slow
+    weights alone.
+
+    It shares ``param_groups`` with the slow optimizer: ``lr`` there is the slow learning rate,
+    which a scheduler given this optimizer moves, and ``fast_lr``, ``fast_momentum``,
+    ``fast_decay`` are the fast options, each of which a group may set for itself. A scheduler
+    given `fast` moves ``fast_lr``. ``maximize`` of a group holds for both.
+
+    :math:`w`, :math:`f` and :math:`\Delta f` are stored, in the dtype of the parameter, and
+    :math:`s = w - f`. Who changes a parameter from outside (loads, clips, prunes it) therefore
+    changes its slow weight, and :math:`s` is known to half a unit in the last place of the larger
+    of :math:`w` and :math:`s`.
+
+    A parameter without a gradient (``grad`` is None: frozen, or not used) learns nothing in that
+    step, and its fast weight decays. A step that `torch.amp.GradScaler` skips changes nothing.
+
+    Source: Hinton & Plaut, "Using fast weights to deblur old memories" (1987), section 3.
+
+    Args:
+        slow_optimizer: any `torch.optim.Optimizer` that computes a step from one gradient. From
+            here on step this optimizer, not that one.
+        lr: fast learning rate ε_f.
+        momentum: fast momentum α_f, in [0, 1).
+        decay: h, the part of a fast weight that is lost in each step, in [0, 1].
+        backend: "auto", or "numba" (both updates in one pass, on the CPU with SGD and momentum),
+            "foreach" or "reference" for the fast half. Rehearsal always runs "foreach", unless
+            this is "reference".
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of its range, the slow optimizer cannot be used, or the
+            backend cannot run it.
+
+    Example:
+        >>> import torch
+        >>> from fastweights.optim import SlowFast
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Linear(3, 1)
+        >>> slow = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+        >>> optimizer = SlowFast(slow, lr=0.02, momentum=0.5, decay=0.01)
+        >>> model(torch.ones(3)).square().sum().backward()
+        >>> optimizer.step(); optimizer.zero_grad()
+        >>> s, f = optimizer.slow_weights(model.weight), optimizer.fast_weights(model.weight)
+        >>> torch.allclose(model.weight, s + f)
+        True
+        >>> with optimizer.slow_only():  # the model without its fast weights
+        ...     torch.equal(model.weight, s)
+        True
+        >>> optimizer.relax(1000); optimizer.fast_norm() < 1e-4  # they are gone
+        True
+    """
+
+    def __init__(
+        self,
+        slow_optimizer: torch.optim.Optimizer,
+        *,
+        lr: float,
+        momentum: float,
+        decay: float,
+        backend: str = "auto",
+    ) -> None:
+        _check_slow_optimizer(slow_optimizer)
+        options = {"fast_lr": lr, "fast_momentum": momentum, "fast_decay": decay}
+        for name, value in options.items():
+            check_option(name, value, shown_as=name.removeprefix("fast_"))
+        if backend not in _BACKENDS:
+            raise ValueError(
+                f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {backend!r}"
+            )
+        if backend == "numba":
+            reason = why_not_fused(slow_optimizer, [])
+            if reason is not None:
+                raise ValueError(f"backend='numba' cannot run this slow_optimizer: {reason}")
+        for index, group in enumerate(slow_optimizer.param_groups):
+            check_group({**options, **group}, index)
+            check_parameters(group, index)
+        self.slow_optimizer = slow_optimizer
+        self.backend = backend
+        self._start()
+        super().__init__(slow_optimizer.param_groups, {**slow_optimizer.defaults, **options})
+
+    def _start(self) -> None:
+        self._rehearsing = False
+        self._slow_only = False
+        self._fast: FastGroups | None = None
+
+    # -- parameter groups: those of the slow optimizer, with three options more ----------------
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of the slow optimizer, the very same list."""
+        return self.slow_optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        if groups:  # The base class starts from an empty list and adds what is there already.
+            self.slow_optimizer.param_groups = groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, with options for the slow optimizer and ``fast_…`` options.
+
+        Args:
+            param_group: as for any optimizer; what it does not set is as in the other groups.
+
+        Raises:
+            TypeError: the group is not a dict, or an option is of the wrong type.
+            ValueError: an option is out of its range, or a parameter is already in a group.
+
+        Example:
+            >>> import torch
+            >>> from fastweights.optim import SlowFast
+            >>> a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+            >>> optimizer = SlowFast(torch.optim.SGD([a]), lr=0.1, momentum=0.5, decay=0.01)
+            >>> optimizer.add_param_group({"params": [b], "fast_lr": 0.2})
+            >>> [group["fast_lr"] for group in optimizer.param_groups]
+            [0.1, 0.2]
+        """
+        if not any(param_group is group for group in self.param_groups):
+            if isinstance(param_group, dict):
+                check_group({**self.defaults, **param_group}, len(self.param_groups))
+            self.slow_optimizer.add_param_group(param_group)
+            try:
+                check_parameters(param_group, len(self.param_groups) - 1)
+            except ValueError:
+                self.param_groups.pop()
+                raise
+        self._complete_groups()
+
+    def _complete_groups(self) -> None:
+        for group in self.param_groups:
+            for name in FAST_OPTIONS:
+                group.setdefault(name, self.defaults[name])
+
+    @property
+    def fast(self) -> torch.optim.Optimizer:
+        """What to give a scheduler that is to move the fast learning rate.
+
+        Example:
+            >>> import torch
+            >>> from fastweights.optim import SlowFast
+            >>> sgd = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
+            >>> optimizer = SlowFast(sgd, lr=0.1, momentum=0.5, decay=0.01)
+            >>> scheduler = torch.optim.lr_scheduler.StepLR(optimizer.fast, 1, gamma=0.5)
+            >>> optimizer.step(); scheduler.step()
+            >>> optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["fast_lr"]
+            (1.0, 0.05)
+        """
+        if self._fast is None:
+            self._fast = FastGroups(self)
+        return self._fast
+
+    # -- learning --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move slow and fast weights once.
+
+        Args:
+            closure: computes the loss and its gradients, at w = s + f; called once, before the
+                step.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: inside `slow_only`, or a gradient is sparse; nothing is changed.
+        """
+        self._refuse_in_slow_only("step")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._complete_groups()
+        buckets = gather(self)
+        ops = reference if self.backend == "reference" else foreach
+        if self._rehearsing:
+            separate_step(ops, buckets, None)
+        elif self._choose(buckets) == "numba":
+            fused_step(ops, buckets, self.slow_optimizer)
+        else:
+            separate_step(ops, buckets, self.slow_optimizer)
+        if self._fast is not None:
+            self._fast.step()
+        return loss
+
+    def _choose(self, buckets: list[Bucket]) -> str:
+        if self.backend in ("foreach", "reference"):
+            return self.backend
+        return choose_backend(
+            self.backend,
+            {
+                "numba": lambda: why_not_fused(self.slow_optimizer, buckets),
+                "foreach": lambda: None,
+            },
+            operation="step of slow and fast weights",
+        )
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Inside, steps move the fast weights alone.
+
+        The slow weights and everything the slow optimizer remembers (momentum, moments, its count
+        of steps) stay as they are; learning goes on from there afterwards.
+
+        Example:
+            >>> import torch
+            >>> from fastweights.optim import SlowFast
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = SlowFast(torch.optim.SGD([p]), lr=0.5, momentum=0.0, decay=0.0)
+            >>> with optimizer.rehearsal():
+            ...     p.sum().backward(); optimizer.step()
+            >>> optimizer.slow_weights(p), optimizer.fast_weights(p)
+            (tensor([1.]), tensor([-0.5000]))
+        """
+        before, self._rehearsing = self._rehearsing, True
+        try:
+            yield
+        finally:
+            self._rehearsing = before
+
+    # -- the overlay -----------------------------------------------------------------------------
+
+    @contextmanager
+    def slow_only(self) -> Iterator[None]:
+        """Inside, parameters hold their slow weights: the model's long-term knowledge alone.
+
+        On leaving, also by an exception, every parameter is bit for bit what it was before;
+        whatever was written to parameters inside is lost. Learning, changing the overlay and
+        saving the optimizer are refused inside.
+
+        Example: see the class.
+        """
+        if self._slow_only:
+            yield
+            return
+        overlays = list(self._overlays())
+        held = [(p, p.detach().clone()) for p, _ in overlays]
+        self._slow_only = True
+        try:
+            with torch.no_grad():
+                for p, state in overlays:
+                    p.sub_(state["fast_weight"])
+            yield
+        finally:
+            self._slow_only = False
+            with torch.no_grad():
+                for p, effective in held:
+                    p.copy_(effective)
+
+    @torch.no_grad()
+    def relax(self, steps: int) -> None:
+        """Let the fast weights decay as in ``steps`` steps without learning: f ← (1 − h)^steps f.
+
+        The last fast updates Δf stay, as in such steps.
+
+        Args:
+            steps: how many, at least 0.
+
+        Raises:
+            TypeError: ``steps`` is not an integer.
+            ValueError: ``steps`` is negative.
+            RuntimeError: inside `slow_only`.
+
+        Example: see the class.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int):
+            raise TypeError(f"steps must be an integer >= 0, got {steps!r}")
+        if steps < 0:
+            raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
+        self._refuse_in_slow_only("relax")
+        self._complete_groups()
+        for index, group in enumerate(self.param_groups):
+            check_group(group, index)
+            keep = (1.0 - float(group["fast_decay"])) ** steps
+            overlays = [(p, self.state[p]) for p in group["params"] if self.state.get(p)]
+            for p, state in overlays:
+                foreach.withdraw([p], [state["fast_weight"]])
+                foreach.apply_overlay([p], [state["fast_weight"]], None, keep=keep)
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Forget the overlay: parameters hold their slow weights, f and Δf are zero.
+
+        Raises:
+            RuntimeError: inside `slow_only`.
+
+        Example:
+            >>> import torch
+            >>> from fastweights.optim import SlowFast
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = SlowFast(torch.optim.SGD([p]), lr=0.5, momentum=0.0, decay=0.0)
+            >>> with optimizer.rehearsal():
+            ...     p.sum().backward(); optimizer.step()
+            >>> optimizer.clear(); p.data, optimizer.fast_norm()
+            (tensor([1.]), 0.0)
+        """
+        self._refuse_in_slow_only("clear")
+        for p, state in self._overlays():
+            p.sub_(state["fast_weight"])
+            for key in _KEYS:
+                state[key].zero_()
+
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Fold the overlay into the slow weights: s ← s + f, then f and Δf are zero.
+
+        Parameters keep their values.
+
+        Raises:
+            RuntimeError: inside `slow_only`.
+
+        Example:
+            >>> import torch
+            >>> from fastweights.optim import SlowFast
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = SlowFast(torch.optim.SGD([p]), lr=0.5, momentum=0.0, decay=0.0)
+            >>> with optimizer.rehearsal():
+            ...     p.sum().backward(); optimizer.step()
+            >>> optimizer.consolidate(); optimizer.slow_weights(p), optimizer.fast_norm()
+            (tensor([0.5000]), 0.0)
+        """
+        self._refuse_in_slow_only("consolidate")
+        for _, state in self._overlays():
+            for key in _KEYS:
+                state[key].zero_()
+
+    @torch.no_grad()
+    def slow_weights(self, parameter: Tensor) -> Tensor:
+        """The slow weights s = w − f of one parameter, as a new tensor of its shape.
+
+        Raises:
+            ValueError: the parameter is not in a parameter group.
+
+        Example: see the class.
+        """
+        fast = self.fast_weights(parameter)
+        return parameter.detach().clone() if self._slow_only else parameter.detach() - fast
+
+    @torch.no_grad()
+    def fast_weights(self, parameter: Tensor) -> Tensor:
+        """The fast weights f of one parameter, as a new tensor of its shape.
+
+        Raises:
+            ValueError: the parameter is not in a parameter group.
+
+        Example: see the class.
+        """
+        if not any(parameter is p for group in self.param_groups for p in group["params"]):
+            raise ValueError("parameter must be one that this optimizer was given")
+        state = self.state.get(parameter)
+        return state["fast_weight"].clone() if state else torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def fast_norm(self) -> float:
+        """The Euclidean norm of all fast weights together.
+
+        Example: see the class.
+        """
+        norms = [torch.linalg.vector_norm(state["fast_weight"]) for _, state in self._overlays()]
+        return math.hypot(*(float(norm) for norm in norms))
+
+    def _overlays(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state.get(p)
+                if state:
+                    yield p, state
+
+    def _refuse_in_slow_only(self, what: str) -> None:
+        if self._slow_only:
+            raise RuntimeError(
+                f"{what}() inside slow_only(): the parameters hold slow weights alone; leave it "
+                "first"
+            )
+
+    # -- saving and copying ----------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the slow optimizer saves, and ``fast_weight``, ``fast_update`` per parameter.
+
+        With the model's own state (which holds w) it resumes exactly. The slow optimizer's class
+        can load it too.
+
+        Raises:
+            RuntimeError: inside `slow_only`, where the model's own state would not belong to it.
+        """
+        self._refuse_in_slow_only("state_dict")
+
+        def add_slow(_: Any, own: dict[str, Any]) -> dict[str, Any]:
+            saved = self.slow_optimizer.state_dict()
+            state = dict(saved["state"])
+            for key, overlay in own["state"].items():
+                state[key] = {**state.get(key, {}), **overlay}
+            return {**saved, "state": state}
+
+        # First of the hooks, so that those of users see the whole.
+        handle = self.register_state_dict_post_hook(add_slow, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; call the model's own ``load_state_dict`` as well.
+
+        The state of a slow optimizer alone loads too: as one without fast weights.
+
+        Raises:
+            ValueError: the parameter groups do not match.
+            RuntimeError: inside `slow_only`.
+        """
+        self._refuse_in_slow_only("load_state_dict")
+
+        def load_slow(_: Any, full: dict[str, Any]) -> dict[str, Any]:
+            slow, own = {}, {}
+            for key, state in full["state"].items():
+                slow[key] = {k: v for k, v in state.items() if k not in _KEYS}
+                # A copy: two optimizers must not move one overlay.
+                own[key] = {k: v.clone() for k, v in state.items() if k in _KEYS}
+            groups = full["param_groups"]
+            if len(groups) == len(self.param_groups):
+                groups = [
+                    {**{k: now[k] for k in FAST_OPTIONS}, **saved}
+                    for now, saved in zip(self.param_groups, groups, strict=True)
+                ]
+            self.slow_optimizer.load_state_dict(
+                {
+                    **full,
+                    "state": {key: state for key, state in slow.items() if state},
+                    "param_groups": groups,
+                }
+            )
+            return {
+                "state": {key: state for key, state in own.items() if state},
+                "param_groups": groups,
+            }
+
+        # Last of the hooks, so that it sees what those of users made of the state.
+        handle = self.register_load_state_dict_pre_hook(load_slow)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._refuse_in_slow_only("copy")
+        return {
+            "defaults": self.defaults,
+            "state": self.state,
+            "slow_optimizer": self.slow_optimizer,
+            "backend": self.backend,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Called for copies, and by load_state_dict with groups the slow optimizer has loaded.
+        if "slow_optimizer" in state:
+            self._start()
+        super().__setstate__({k: v for k, v in state.items() if k != "param_groups"})
+        self._complete_groups()
+
+
+def _check_slow_optimizer(slow_optimizer: Any) -> None:
+    if isinstance(slow_optimizer, SlowFast) or not isinstance(
+        slow_optimizer, torch.optim.Optimizer
+    ):
+        raise TypeError(
+            "slow_optimizer must be a torch.optim.Optimizer that is not itself a SlowFast, got "
+            f"{type(slow_optimizer).__name__}"
+        )
+    closure = inspect.signature(type(slow_optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"slow_optimizer={type(slow_optimizer).__name__} evaluates the loss several times in "
+            "a step; SlowFast needs one that steps from a single gradient, such as SGD or AdamW"
+        )
