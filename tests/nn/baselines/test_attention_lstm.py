@@ -108,6 +108,7 @@ def test_layouts_and_pieces_agree(length, batch, inputs, hidden, layers, score, 
     for n in range(batch):
         alone, state = layer(x[:, n])
         torch.testing.assert_close(alone, output[:, n])
+        torch.testing.assert_close(swapped(x[:, n])[0], output[:, n])
         torch.testing.assert_close(tuple(state), tuple(tensor[:, n] for tensor in last))
         again, _ = layer(x[:, n], state)
         torch.testing.assert_close(again, layer(x, last)[0][:, n])

@@ -99,6 +99,7 @@ def test_layouts_and_pieces_agree(length, batch, inputs, hidden, layers):
     for n in range(batch):
         alone, state = layer(x[:, n])
         torch.testing.assert_close(alone, output[:, n])
+        torch.testing.assert_close(swapped(x[:, n])[0], output[:, n])
         torch.testing.assert_close(state, last[:, n])
         torch.testing.assert_close(layer(x[:, n : n + 1])[0], output[:, n : n + 1])
 
