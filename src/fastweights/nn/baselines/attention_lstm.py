@@ -47,7 +47,7 @@ class AttentionLSTM(nn.Module):
 
     The score is Luong's "general" one by default. With ``score="dot"`` there is no W_a: what is
     looked for and what is looked up are then one vector, and in trial runs on associative
-    retrieval it depended on the learning rate whether that network learned at all.
+    retrieval it depended on learning rate and schedule whether that network learned at all.
 
     *On the name.* The table of Ba, Hinton, Mnih, Leibo & Ionescu (2016) has a column "A-LSTM".
     The abbreviation is ambiguous: besides an LSTM with attention it is in use for the Associative
