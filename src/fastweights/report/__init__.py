@@ -1,0 +1,1 @@
+"""Tables with intervals, figures, and the HTML page."""

@@ -1,0 +1,1 @@
+"""Training, checkpoints, and runs over worker processes."""

@@ -1,0 +1,69 @@
+"""What an experiment is, and the list of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastweights.report.section import Section
+
+__all__ = ["Experiment", "Result", "Unit"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One run: what a worker does at a time, in a folder of its own.
+
+    Attributes:
+        name: of its folder, unique in the experiment.
+        label: what people call it, e.g. "fast weights, R = 50".
+        arm: which variant runs.
+        seed: its seed.
+        options: what else sets it apart, JSON values.
+        total: how many steps it takes, for the progress bar.
+    """
+
+    name: str
+    label: str
+    arm: str
+    seed: int
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    total: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of a unit: ``values`` if it finished, ``failure`` if it did not."""
+
+    unit: Unit
+    values: dict[str, Any] | None
+    failure: str | None = None
+
+
+class Experiment(Protocol):
+    """A published result to redo.
+
+    Attributes:
+        name: on the command line.
+        title: in reports.
+        summary: one line for ``fastweights list``.
+        presets: named functions, each returning a frozen configuration.
+        seeds: how many seeds each preset runs by default.
+    """
+
+    name: str
+    title: str
+    summary: str
+    presets: Mapping[str, Callable[[], Any]]
+    seeds: Mapping[str, int]
+
+    def units(self, config: Any, seeds: int) -> Sequence[Unit]:
+        """All runs; an impossible configuration raises before any of them starts."""
+
+    def run(self, config: Any, unit: Unit, folder: Path, device: str, writer: Any) -> Any:
+        """Do one run and return its result as JSON values; resume from what ``folder`` holds."""
+
+    def section(self, config: Any, results: Sequence[Result], folder: Path) -> Section:
+        """Tables, figures and ledger rows from all results, the failed ones included."""

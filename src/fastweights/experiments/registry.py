@@ -1,0 +1,22 @@
+"""The experiments by name. A new one is a file and a line here."""
+
+from __future__ import annotations
+
+from fastweights.experiments.base import Experiment
+from fastweights.experiments.retrieval import Retrieval
+from fastweights.training.config import ConfigError, nearest
+
+__all__ = ["EXPERIMENTS", "find"]
+
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (Retrieval(),)}
+
+
+def find(name: str) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+        ConfigError: there is none; the message has the nearest name.
+    """
+    if name not in EXPERIMENTS:
+        raise ConfigError(f"unknown experiment {name!r}: {nearest(name, list(EXPERIMENTS))}")
+    return EXPERIMENTS[name]

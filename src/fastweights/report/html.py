@@ -1,0 +1,57 @@
+"""One self-contained HTML page from sections."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from fastweights.report.section import Section
+from fastweights.training.files import write_atomically
+
+__all__ = ["Chapter", "write_report"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """A section with what it takes to redo it.
+
+    Attributes:
+        name: of its anchor.
+        section: what to show.
+        command: that redoes it.
+        settings: its configuration.
+        environments: the machines it ran on.
+        failures: why runs failed, by name.
+    """
+
+    name: str
+    section: Section
+    command: str
+    settings: dict[str, Any]
+    environments: Sequence[dict[str, Any]]
+    failures: dict[str, str]
+
+
+def write_report(path: Path, chapters: Sequence[Chapter]) -> None:
+    """Write the page: it needs no network, and no script to be read."""
+    template = resources.files("fastweights.report").joinpath("templates/report.html")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["picture"] = _as_data
+    page = environment.from_string(template.read_text(encoding="utf-8")).render(chapters=chapters)
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def _as_data(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,191 @@
+"""Supervised training of one network, resumable at any moment with the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastweights.tasks import Split, Splits, batch_indices
+from fastweights.training.checkpoint import load_checkpoint, save_checkpoint
+from fastweights.training.files import write_atomically
+
+__all__ = ["Schedule", "accuracy", "read_metrics", "train", "updates_to"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How a network is trained.
+
+    Attributes:
+        updates: number of parameter updates.
+        batch_size: sequences per update.
+        learning_rate: its highest value.
+        warmup: updates over which it rises from zero.
+        shape: "cosine" (to zero) or "linear" (constant for half of the updates, then to zero).
+        gradient_clip: largest norm of the gradient.
+        evaluate_every: updates between validations, each followed by a checkpoint.
+    """
+
+    updates: int
+    batch_size: int
+    learning_rate: float
+    warmup: int
+    shape: str
+    gradient_clip: float
+    evaluate_every: int
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        done = update / self.updates
+        fall = 0.5 * (1 + math.cos(math.pi * done)) if self.shape == "cosine" else 2 * (1 - done)
+        rise = (update + 1) / self.warmup if self.warmup else 1.0
+        return self.learning_rate * min(1.0, rise) * min(1.0, fall)
+
+
+def accuracy(model: nn.Module, split: Split, device: torch.device, batch: int = 2000) -> float:
+    """The share of sequences of a split that the model answers rightly."""
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for inputs, targets in zip(split.inputs.split(batch), split.targets.split(batch)):
+            guess = model(inputs.to(device)).argmax(-1)
+            right += int((guess == targets.to(device)).sum())
+    model.train()
+    return right / len(split)
+
+
+def train(
+    model: nn.Module,
+    splits: Splits,
+    schedule: Schedule,
+    *,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    writer: Any = None,
+) -> dict[str, Any]:
+    """Train, validate as it goes, test at the end.
+
+    A validation writes a line to ``metrics.jsonl`` and then a checkpoint. A run that was killed
+    goes on from its last checkpoint; batch order and learning rate are functions of the update's
+    number, so that it ends with the same numbers as one that was not.
+
+    Args:
+        model: maps tokens (N, T) to logits (N, classes); its parameters are already drawn.
+        splits: what to train, validate and test on.
+        schedule: how.
+        seed: decides the order of the batches.
+        folder: where ``metrics.jsonl`` and ``checkpoint.safetensors`` live.
+        device: where to train.
+        writer: a TensorBoard ``SummaryWriter``, or None.
+
+    Returns:
+        The result: test accuracy, validation accuracy, seconds of training.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+    """
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)
+    checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
+    update, lines, seconds = 0, 0, 0.0
+    if checkpoint.exists():
+        progress = load_checkpoint(checkpoint, model, optimizer)
+        update, lines, seconds = progress["update"], progress["lines"], progress["seconds"]
+    _keep_lines(metrics, lines)
+
+    per_epoch = len(splits.train) // schedule.batch_size
+    batches: tuple[Tensor, ...] = ()
+    losses: list[float] = []
+    started = time.perf_counter()
+    while update < schedule.updates:
+        epoch, position = divmod(update, per_epoch)
+        if not batches or position == 0:
+            size = len(splits.train)
+            batches = batch_indices(
+                size, schedule.batch_size, seed=seed, epoch=epoch, drop_last=True
+            )
+        index = batches[position]
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(update)
+        logits = model(splits.train.inputs[index].to(device))
+        loss = F.cross_entropy(logits, splits.train.targets[index].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.gradient_clip)
+        optimizer.step()
+        losses.append(loss.detach())  # type: ignore[arg-type]
+        update += 1
+        if update % schedule.evaluate_every and update < schedule.updates:
+            continue
+        mean_loss = float(torch.stack(losses).mean())  # type: ignore[arg-type]
+        losses.clear()
+        if not math.isfinite(mean_loss):
+            raise FloatingPointError(f"the loss is {mean_loss} at update {update}")
+        point = {
+            "update": update,
+            "loss": mean_loss,
+            "validation_accuracy": accuracy(model, splits.validation, device),
+        }
+        with metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(point) + "\n")
+        lines += 1
+        so_far = seconds + time.perf_counter() - started
+        save_checkpoint(
+            checkpoint, model, optimizer, {"update": update, "lines": lines, "seconds": so_far}
+        )
+        if writer is not None:
+            writer.add_scalar("loss", point["loss"], update)
+            writer.add_scalar("accuracy/validation", point["validation_accuracy"], update)
+    curve = read_metrics(metrics)
+    return {
+        "test_accuracy": accuracy(model, splits.test, device),
+        "validation_accuracy": curve[-1]["validation_accuracy"],
+        "updates": update,
+        "seconds": round(seconds + time.perf_counter() - started, 3),
+        "curve": curve,
+    }
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    """Cut off what was written after the checkpoint, half a line perhaps."""
+    if not path.exists():
+        path.touch()
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    if len(lines) != count:
+        text = "".join(lines[:count])
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The points of a ``metrics.jsonl``; a last line that is not whole is left out."""
+    points = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            points.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return points
+
+
+def updates_to(curve: list[dict[str, Any]], level: float) -> int | None:
+    """The first validated update with at least this accuracy; None if there is none.
+
+    Example:
+        >>> updates_to([{"update": 250, "validation_accuracy": 0.4},
+        ...             {"update": 500, "validation_accuracy": 0.93}], 0.9)
+        500
+    """
+    for point in curve:
+        if point["validation_accuracy"] >= level:
+            return int(point["update"])
+    return None
