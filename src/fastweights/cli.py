@@ -9,6 +9,7 @@ from typing import Annotated
 
 import torch
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -170,19 +171,25 @@ def _chapter(plan: Plan, section: Section, results: list[Result]) -> Chapter:
 def _show(section: Section) -> None:
     out.print()
     for table in section.tables[:1]:
-        shown = RichTable(title=section.title, caption=table.caption, caption_justify="left")
+        shown = _compact(section.title)
         for column in table.columns:
             shown.add_column(column)
         for row in table.rows:
             shown.add_row(*row)
         out.print(shown)
+        out.print(table.caption, style="dim")
     if section.claims:
-        shown = RichTable(title="Beside what was published")
+        out.print()
+        shown = _compact("Beside what was published")
         for column in ("claim", "published", "ours", "n", "verdict"):
             shown.add_column(column)
         for c in section.claims:
             shown.add_row(c.claim, c.published, c.ours, str(c.n), c.verdict)
         out.print(shown)
+
+
+def _compact(title: str) -> RichTable:
+    return RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _exit_if_failed(results: Mapping[Path, list[Result]]) -> None:

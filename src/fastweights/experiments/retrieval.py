@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -108,7 +109,7 @@ def _fast_weights(memory: str) -> Callable[[RetrievalConfig, int, int], nn.Modul
             input_scale=config.input_scale, recurrent_scale=config.recurrent_scale
         )
         with torch.no_grad():  # columns of C as far apart as they can be: a tight frame
-            weight = layer.weight_ih_l0
+            weight = layer.get_parameter("weight_ih_l0")
             nn.init.orthogonal_(weight)
             weight.mul_(config.input_scale * math.sqrt(weight.numel()) / weight.norm())
         return layer
@@ -139,7 +140,7 @@ class Retriever(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (N, classes) for tokens (N, T)."""
-        one_hot = F.one_hot(tokens.t(), self.vocabulary).to(self.head[0].weight.dtype)
+        one_hot = F.one_hot(tokens.t(), self.vocabulary).to(torch.get_default_dtype())
         output, _ = self.layer(one_hot)
         return self.head(output[-1])
 
@@ -150,8 +151,8 @@ class Retrieval:
     name = "retrieval"
     title = "Associative retrieval"
     summary = "Which digit came with this letter? Ba et al. (2016), table 1"
-    presets = {"quick": quick, "paper": paper}
-    seeds = {"quick": 3, "paper": 10}
+    presets: Mapping[str, Callable[[], Any]] = MappingProxyType({"quick": quick, "paper": paper})
+    seeds: Mapping[str, int] = MappingProxyType({"quick": 3, "paper": 10})
 
     def units(self, config: RetrievalConfig, seeds: int) -> list[Unit]:
         for arm in config.arms:
@@ -290,7 +291,7 @@ def _summary_table(config: RetrievalConfig, results: Sequence[Result]) -> Table:
     rows = []
     for (arm, size), values in _finished(results).items():
         started = sum(r.unit.arm == arm and r.unit.options["hidden_size"] == size for r in results)
-        row = [ARMS[arm].label, str(size), f"{len(values)} of {started}"]
+        row = [ARMS[arm].label, str(size), f"{len(values)}/{started}"]
         if values:
             accuracy = mean_interval([v["test_accuracy"] for v in values])
             row.append(accuracy.text(scale=100))
@@ -305,19 +306,20 @@ def _summary_table(config: RetrievalConfig, results: Sequence[Result]) -> Table:
         rows.append(row)
     return Table(
         caption=(
-            "Test accuracy in per cent, mean over seeds with its 95 % bootstrap interval; median "
-            "of the updates to reach a validation accuracy (– if only some seeds reach it)."
+            "Test accuracy, mean over seeds with its 95 % bootstrap interval; median number of "
+            "updates to a validation accuracy (– where only some seeds reach it); learning rate; "
+            "parameters of the recurrent layer."
         ),
         columns=(
             "network",
             "R",
             "seeds",
-            "test accuracy",
-            "updates to 50 %",
-            "90 %",
-            "99 %",
-            "learning rate",
-            "parameters of the layer",
+            "accuracy %",
+            "to 50 %",
+            "to 90 %",
+            "to 99 %",
+            "lr",
+            "weights",
         ),
         rows=rows,
     )
@@ -351,7 +353,7 @@ def _learning_curves(
 ) -> Picture:
     figure: Figure = new_figure()
     axes = figure.add_subplot()
-    for arm, (colour, style) in zip(config.arms, ARM_STYLES):
+    for arm, (colour, style) in zip(config.arms, ARM_STYLES, strict=False):
         label: str | None = ARMS[arm].label
         for result in results:
             unit = result.unit

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,6 @@ class Plan:
 
 
 def _shown(value: Any) -> str:
-    import json
-
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -74,7 +73,7 @@ def prepare(plan: Plan, *, resume: bool) -> None:
     """
     _ = plan.units  # an impossible configuration shows here
     path = plan.folder / "experiment.json"
-    now = {
+    now: dict[str, Any] = {
         "experiment": plan.experiment.name,
         "preset": plan.preset,
         "seeds": plan.seeds,
@@ -120,7 +119,7 @@ def run_plan(
     workers: int,
     device: str,
     tensorboard: bool,
-    tick: Callable[[Mapping[str, bool]], None],
+    tick: Callable[[Sequence[str]], None],
 ) -> None:
     """Do every unit that has no result yet."""
     todo = [u.name for u in plan.units if not (plan.unit_folder(u) / "result.json").exists()]

@@ -20,10 +20,10 @@ class Interval(NamedTuple):
     n: int
 
     def text(self, digits: int = 2, scale: float = 1.0) -> str:
-        """ "99.98 [99.97, 99.99]", or "99.98 (n = 1: no interval)"."""
+        """The mean and its interval: "99.98 [99.97, 99.99]", or "99.98 (n = 1)" without one."""
         mean = f"{self.mean * scale:.{digits}f}"
         if self.low is None or self.high is None:
-            return f"{mean} (n = {self.n}: no interval)"
+            return f"{mean} (n = {self.n})"
         return f"{mean} [{self.low * scale:.{digits}f}, {self.high * scale:.{digits}f}]"
 
 

@@ -62,14 +62,14 @@ class Display:
 
     def __enter__(self) -> Display:
         self._progress.start()
-        self.tick({})
+        self.tick([])
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.tick({})
+        self.tick([])
         self._progress.stop()
 
-    def tick(self, running: Mapping[str, bool]) -> None:
+    def tick(self, running: Sequence[str]) -> None:
         """Read how far every run is, and show it."""
         done = 0
         for name, unit in self._units.items():

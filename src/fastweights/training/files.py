@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["read_json", "write_atomically", "write_json"]
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in its place.
 
     A crash, a full disk or a kill leaves the old file, or none; never half of one.

@@ -55,7 +55,9 @@ def accuracy(model: nn.Module, split: Split, device: torch.device, batch: int = 
     model.eval()
     right = 0
     with torch.no_grad():
-        for inputs, targets in zip(split.inputs.split(batch), split.targets.split(batch)):
+        for inputs, targets in zip(
+            split.inputs.split(batch), split.targets.split(batch), strict=True
+        ):
             guess = model(inputs.to(device)).argmax(-1)
             right += int((guess == targets.to(device)).sum())
     model.train()
@@ -104,7 +106,7 @@ def train(
 
     per_epoch = len(splits.train) // schedule.batch_size
     batches: tuple[Tensor, ...] = ()
-    losses: list[float] = []
+    losses: list[Tensor] = []
     started = time.perf_counter()
     while update < schedule.updates:
         epoch, position = divmod(update, per_epoch)
@@ -122,11 +124,11 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), schedule.gradient_clip)
         optimizer.step()
-        losses.append(loss.detach())  # type: ignore[arg-type]
+        losses.append(loss.detach())
         update += 1
         if update % schedule.evaluate_every and update < schedule.updates:
             continue
-        mean_loss = float(torch.stack(losses).mean())  # type: ignore[arg-type]
+        mean_loss = float(torch.stack(losses).mean())
         losses.clear()
         if not math.isfinite(mean_loss):
             raise FloatingPointError(f"the loss is {mean_loss} at update {update}")

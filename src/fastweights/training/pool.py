@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def run_all(
     names: list[str],
     *,
     workers: int,
-    tick: Callable[[Mapping[str, bool]], None],
+    tick: Callable[[Sequence[str]], None],
     attempts: int = 3,
     seconds_per_tick: float = 0.5,
 ) -> dict[str, str]:
@@ -54,7 +54,7 @@ def run_all(
         # is mostly bad luck, so all go on and each run that was under way counts one death.
         with _pool(min(workers, len(todo))) as pool:
             futures = {pool.submit(work, name): name for name in todo}
-            died = _watch(futures, failures, tick, seconds_per_tick)
+            died = _watch(futures, failures, min(workers, len(todo)), tick, seconds_per_tick)
         finished = {name for future, name in futures.items() if future.done()} - died
         for name in died:
             deaths[name] += 1
@@ -67,12 +67,13 @@ def run_all(
 def _watch(
     futures: dict[Future[None], str],
     failures: dict[str, str],
-    tick: Callable[[Mapping[str, bool]], None],
+    workers: int,
+    tick: Callable[[Sequence[str]], None],
     seconds: float,
 ) -> set[str]:
     """Wait for all; the names that a broken pool left undone, if they had been started."""
     pending = set(futures)
-    running: set[str] = set()
+    running: list[str] = []
     while pending:
         done, pending = wait(pending, timeout=seconds, return_when=FIRST_COMPLETED)
         died = set()
@@ -82,12 +83,13 @@ def _watch(
                 died.add(futures[future])
             elif error is not None:
                 failures[futures[future]] = f"{type(error).__name__}: {error}"
-        if died or any(isinstance(f.exception(), BrokenProcessPool) for f in done):
+        if died:
             # A broken pool fails every future at once; only those that ran can be to blame.
             rest = {futures[f] for f in pending} | died
-            return rest & running if rest & running else rest
-        running = {futures[f] for f in pending if f.running()}
-        tick(dict.fromkeys(running, True))
+            return rest & set(running) or rest
+        # The pool calls a run "running" once it is queued for a worker; they start in order.
+        running = [name for future, name in futures.items() if future.running()][:workers]
+        tick(running)
     return set()
 
 
