@@ -81,6 +81,9 @@ class Decay(nn.Module):
     def _at(self, ages: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def reset_parameters(self) -> None:
+        """Go back to the values the decay was made with."""
+
     def table(self, length: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """r(0), …, r(length − 1) as a tensor of shape (length,)."""
         # Double precision before the cast: λ^k of a long age should be the nearest float32.
@@ -132,10 +135,15 @@ class Exponential(Decay):
         super().__init__()
         rate = _check("rate", rate, 0.0, 1.0, closed=not learnable)
         self.learnable = learnable
+        self._rate = rate
         if learnable:
-            self.logit_rate = nn.Parameter(torch.tensor(math.log(rate) - math.log1p(-rate)))
-        else:
-            self._rate = rate
+            self.logit_rate = nn.Parameter(torch.empty(()))
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.learnable:
+            with torch.no_grad():
+                self.logit_rate.fill_(math.log(self._rate) - math.log1p(-self._rate))
 
     @property
     def rate(self) -> Tensor | float:
@@ -162,15 +170,23 @@ class _WithExponent(Decay):
         super().__init__()
         exponent = _check("exponent", exponent, 0.0, math.inf, closed=False)
         self.learnable = learnable
+        self._exponent = exponent
         if learnable:
-            self.log_exponent = nn.Parameter(torch.tensor(math.log(exponent)))
-        else:
-            self._exponent = exponent
+            self.log_exponent = nn.Parameter(torch.empty(()))
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.learnable:
+            with torch.no_grad():
+                self.log_exponent.fill_(math.log(self._exponent))
 
     @property
     def exponent(self) -> Tensor | float:
         """γ: a tensor that carries gradients when learnable, otherwise a float."""
-        return torch.exp(self.log_exponent) if self.learnable else self._exponent
+        if not self.learnable:
+            return self._exponent
+        # e^±80 is positive and finite in float32: an infinite γ would make r(0) = 1^−γ a NaN
+        return torch.exp(self.log_exponent.clamp(-80.0, 80.0))
 
     def _power(self, log_base: Tensor) -> Tensor:
         """exp(−γ · log_base)."""
@@ -295,11 +311,17 @@ class Free(Decay):
             raise ValueError(f"values must be finite, got {start}")
         self.horizon = length
         self.learnable = learnable
-        later = torch.tensor(start, dtype=torch.get_default_dtype())
+        self._start = [float(v) for v in start]
+        later = torch.empty(length - 1)
         if learnable:
             self.values = nn.Parameter(later)
         else:
             self.register_buffer("values", later)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.values.copy_(torch.tensor(self._start, dtype=torch.float64))
 
     def _at(self, ages: Tensor) -> Tensor:
         values: Tensor = self.values

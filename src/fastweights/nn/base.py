@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from contextlib import AbstractContextManager
 from typing import Any, Literal, cast
 
 import torch
@@ -21,7 +23,7 @@ from fastweights.ops.fast_weights import (
     fast_weights,
 )
 
-__all__ = ["MEMORIES", "FastWeightsBase", "check_size"]
+__all__ = ["MEMORIES", "FastWeightsBase", "check_flag", "check_size", "without_autocast"]
 
 MEMORIES = ("hebbian", "identity", "random", "learned", "none")
 
@@ -33,6 +35,33 @@ def check_size(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """``value`` if it is True or False, or an error that names it."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _check_dtype(dtype: Any) -> None:
+    if dtype is None:
+        return
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
+
+
+def _autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for ``device``; some kinds, like meta, know no autocast."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which products run in the precision of their operands."""
+    if _autocasts(device):
+        return torch.autocast(device_type=device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def _check_number(name: str, value: Any, *, positive: bool) -> float:
@@ -87,11 +116,11 @@ class FastWeightsBase(nn.Module):
             memory=cast(Literal["hebbian", "static", "none"], kind),
             detach_writes=detach_writes,
         )
+        self.learn_write_rate = check_flag("learn_write_rate", learn_write_rate)
         self.write_rate = _check_number("write_rate", write_rate, positive=learn_write_rate)
         self.memory_scale = _check_number("memory_scale", memory_scale, positive=False)
         self.memory = memory
-        self._has_bias = bias
-        self.learn_write_rate = learn_write_rate
+        self._has_bias = check_flag("bias", bias)
         check_form(form, as_decay(decay))
         check_backend(backend)
         self.form = form
@@ -111,6 +140,7 @@ class FastWeightsBase(nn.Module):
     def _add_layer(
         self, suffix: str, input_size: int, decay: Decay | float, factory: dict[str, Any]
     ) -> None:
+        _check_dtype(factory["dtype"])
         hidden = self.hidden_size
         self.register_parameter(
             f"weight_ih{suffix}", nn.Parameter(torch.empty(hidden, input_size, **factory))
@@ -127,8 +157,8 @@ class FastWeightsBase(nn.Module):
         vector("norm_weight", self._options.layer_norm)
         vector("norm_bias", self._options.layer_norm)
         if self.memory == "learned":
-            matrix = nn.Parameter(torch.empty(hidden, hidden, **factory))
-            self.register_parameter(f"weight_memory{suffix}", matrix)
+            learned = nn.Parameter(torch.empty(hidden, hidden, **factory))
+            self.register_parameter(f"weight_memory{suffix}", learned)
         elif self._options.memory == "static":
             matrix = torch.empty(hidden, hidden, **factory)
             # The identity can be made again; a random matrix must be saved with the parameters.
@@ -138,9 +168,7 @@ class FastWeightsBase(nn.Module):
         if self.learn_write_rate:
             start = torch.empty((), **factory)
             self.register_parameter(f"log_write_rate{suffix}", nn.Parameter(start))
-        own = as_decay(decay)
-        if self.decays:  # each layer learns its own
-            own = copy.deepcopy(own)
+        own = copy.deepcopy(as_decay(decay))  # each layer learns its own
         self.decays[suffix.lstrip("_") or "cell"] = own.to(device=factory["device"])
 
     def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
@@ -159,6 +187,7 @@ class FastWeightsBase(nn.Module):
                 self._get("weight_memory", suffix).normal_(std=std)
             if self.learn_write_rate:
                 self._get("log_write_rate", suffix).fill_(math.log(self.write_rate))
+        self._layer_decay(suffix).reset_parameters()
 
     def _get(self, name: str, suffix: str) -> Tensor:
         return getattr(self, f"{name}{suffix}")
@@ -192,7 +221,7 @@ class FastWeightsBase(nn.Module):
     ) -> tuple[Tensor, LayerState]:
         drive = self._drive(x, suffix)
         # A sum over many steps of products of products does not survive eight bits of mantissa.
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with without_autocast(x.device):
             return fast_weights(
                 drive,
                 self._slow_weights(suffix),
@@ -222,8 +251,9 @@ class FastWeightsBase(nn.Module):
             )
         if x.device != weight.device:
             raise ValueError(f"input is on {x.device}, but the parameters are on {weight.device}")
-        under_autocast = torch.is_autocast_enabled(x.device.type)
-        if not x.is_floating_point() or (x.dtype != weight.dtype and not under_autocast):
+        # Autocast leaves double precision alone, so it cannot bring a double and a float together.
+        cast = _autocasts(x.device) and torch.float64 not in (x.dtype, weight.dtype)
+        if not x.is_floating_point() or (x.dtype != weight.dtype and not cast):
             raise TypeError(f"input must be {weight.dtype} like the parameters, got {x.dtype}")
 
     def _check_state(self, state: Any, *, layers: int, batch: int, like: bool) -> FastWeightsState:
@@ -233,19 +263,21 @@ class FastWeightsBase(nn.Module):
         """
         if not isinstance(state, FastWeightsState):
             raise TypeError(f"state must be a FastWeightsState, got {type(state).__name__}")
-        if state.batched != like:
-            has, lacks = ("state", "input") if state.batched else ("input", "state")
-            raise ValueError(f"the {has} has a batch dimension, but the {lacks} has none")
-        state = state if like else state.unsqueeze()
         hidden, weight = self.hidden_size, next(self.parameters())
+        samples = (batch,) if like else ()
+        for name, tensor in state.tensors().items():
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"state.{name} must be a tensor, got {type(tensor).__name__}")
+        if state.hidden.dim() == (2 if like else 3):
+            has, lacks = ("input", "state") if like else ("state", "input")
+            raise ValueError(f"the {has} has a batch dimension, but the {lacks} has none")
         expected: dict[str, tuple[int, ...]] = {
-            "hidden": (layers, batch, hidden),
-            "steps": (batch,),
+            "hidden": (layers, *samples, hidden),
+            "steps": samples,
+            "matrix": (layers, *samples, hidden, hidden),
         }
-        if state.history is not None:
-            expected["history"] = (layers, state.history.shape[1], batch, hidden)
-        if state.matrix is not None:
-            expected["matrix"] = (layers, batch, hidden, hidden)
+        if state.history is not None:  # any number of memories
+            expected["history"] = (layers, *state.history.shape[1:2], *samples, hidden)
         for name, tensor in state.tensors().items():
             if tuple(tensor.shape) != expected[name]:
                 raise ValueError(
@@ -255,11 +287,12 @@ class FastWeightsBase(nn.Module):
                 raise ValueError(
                     f"state.{name} is on {tensor.device}, but the parameters are on {weight.device}"
                 )
-            if name != "steps" and tensor.dtype != weight.dtype:
-                raise TypeError(
-                    f"state.{name} must be {weight.dtype} like the parameters, got {tensor.dtype}"
-                )
-        return state
+            wanted = torch.int64 if name == "steps" else weight.dtype
+            if tensor.dtype != wanted:
+                raise TypeError(f"state.{name} must be {wanted}, got {tensor.dtype}")
+        if state.history is not None and state.matrix is not None:
+            raise ValueError("state must hold a history or a matrix, not both")
+        return state if like else state.unsqueeze()
 
     def _options_repr(self) -> str:
         options, default = self._options, Options()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from fastweights.decay import Decay
-from fastweights.nn.base import FastWeightsBase, check_size
+from fastweights.nn.base import FastWeightsBase, check_flag, check_size, without_autocast
 from fastweights.nn.state import FastWeightsState
 from fastweights.ops.fast_weights import LayerState
 from fastweights.ops.fast_weights.inspect import Inspection, inspect_recurrence
@@ -143,9 +143,9 @@ class FastWeightsRNN(FastWeightsBase):
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
         self.bias = bias
-        self.batch_first = batch_first
+        self.batch_first = check_flag("batch_first", batch_first)
         self.dropout = float(dropout)
-        self.bidirectional = bidirectional
+        self.bidirectional = check_flag("bidirectional", bidirectional)
         factory = {"device": device, "dtype": dtype}
         directions = 2 if bidirectional else 1
         for k in range(self.num_layers):
@@ -269,12 +269,12 @@ class FastWeightsRNN(FastWeightsBase):
         Returns:
             Shape (N, S, L, M + L): entry [n, s, t, m] is the weight with which inner step s + 1
             of step t reads the vector in column m. Columns are the M vectors of the incoming
-            state, if any, then h(0), …, h(L−1); h(τ + 1) is the output at step τ. N is absent
-            for unbatched input.
+            state, if any, then h(0), …, h(L−1); h(τ + 1) is the output at step τ. Steps of a
+            backward direction are counted in its reading order. N is absent for unbatched input.
 
         Raises:
-            ValueError: the memory is not Hebbian, the state holds a matrix, or ``layer`` is out
-                of range.
+            ValueError, TypeError: the memory is not Hebbian, the state holds a matrix, ``layer``
+                is out of range, or the input or the state does not fit.
 
         Example:
             >>> layer = FastWeightsRNN(3, 4)
@@ -303,6 +303,8 @@ class FastWeightsRNN(FastWeightsBase):
     def _inspect(self, input: Tensor, state: FastWeightsState | None, layer: int) -> Inspection:
         if self.memory != "hebbian":
             raise ValueError(f"memory={self.memory!r} attends to nothing; it must be 'hebbian'")
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise TypeError(f"layer must be an integer, got {type(layer).__name__}")
         if not 0 <= layer < self._states:
             raise ValueError(f"layer must lie in 0 … {self._states - 1}, got {layer}")
         kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
@@ -317,16 +319,18 @@ class FastWeightsRNN(FastWeightsBase):
                 source = _reversed(x, None) if suffix.endswith("_reverse") else x
                 output, _ = self._run_layer(source, suffix, start, None)
                 if index == layer:
-                    return inspect_recurrence(
-                        self._drive(source, suffix),
-                        output,
-                        self._slow_weights(suffix),
-                        self._layer_decay(suffix),
-                        self._write_rate(suffix),
-                        start,
-                        self._options,
-                        unbatched=input.dim() == 2,
-                    )
+                    drive = self._drive(source, suffix)
+                    with without_autocast(x.device):
+                        return inspect_recurrence(
+                            drive,
+                            output,
+                            self._slow_weights(suffix),
+                            self._layer_decay(suffix),
+                            self._write_rate(suffix),
+                            start,
+                            self._options,
+                            unbatched=input.dim() == 2,
+                        )
                 outputs.append(_reversed(output, None) if suffix.endswith("_reverse") else output)
             x = torch.cat(outputs, dim=-1)
         raise AssertionError("unreachable: layer was checked")

@@ -14,7 +14,7 @@ from fastweights.ops.fast_weights import LayerState
 __all__ = ["FastWeightsState"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FastWeightsState:
     """The hidden vectors and the fast memory of every layer, in place of ``h_0`` / ``h_n``.
 
@@ -79,12 +79,9 @@ class FastWeightsState:
 
     def to(self, *args: Any, **kwargs: Any) -> FastWeightsState:
         """As ``Tensor.to``; a dtype applies to all but the step counts."""
-
-        def move(name: str, tensor: Tensor) -> Tensor:
-            moved = tensor.to(*args, **kwargs)
-            return moved.to(torch.int64) if name == "steps" else moved
-
-        return self._map(move)
+        moved = self._map(lambda _, tensor: tensor.to(*args, **kwargs))
+        # Not by way of a half, which cannot count beyond 256.
+        return dataclasses.replace(moved, steps=self.steps.to(moved.steps.device))
 
     def __getitem__(self, index: Any) -> FastWeightsState:
         """Samples of the batch: an integer gives an unbatched state, anything else a batched one.
@@ -95,7 +92,10 @@ class FastWeightsState:
         if not self.batched:
             raise IndexError("this state has no batch dimension to index")
         where = {"hidden": 1, "steps": 0, "history": 2, "matrix": 1}
-        return self._map(lambda name, tensor: tensor[(slice(None),) * where[name] + (index,)])
+        return self._map(
+            # Contiguous, because safetensors saves nothing else.
+            lambda name, tensor: tensor[(slice(None),) * where[name] + (index,)].contiguous()
+        )
 
     def __len__(self) -> int:
         """The number of samples."""

@@ -37,7 +37,7 @@ def choose_backend(
         if reason is not None:
             raise ValueError(f"backend={requested!r} cannot run this {operation}: {reason}")
         return requested
-    refused = []
+    refused: list[str] = []
     for name, why_not in reasons.items():
         reason = why_not()
         if reason is None:

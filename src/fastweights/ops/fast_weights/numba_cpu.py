@@ -70,7 +70,18 @@ def attention_form(
         | _AFTER_READ * (options.write == "after_read")
         | _DETACH * options.detach_writes
     )
-    inputs = (drive, past, weights.recurrent, rates, *weights[1:])
+    if lengths is not None:
+        steps = torch.arange(length, device=drive.device)
+        ended = (steps[:, None] >= lengths)[:, :, None]
+        if not options.layer_norm:
+            # The kernel runs on past a sample's end, where nothing keeps its numbers small and an
+            # overflow would make NaN of a gradient times zero. So deep a drive keeps h at zero.
+            drive = drive.masked_fill(ended, -1e30)
+    gain, norm_bias = weights.norm_weight, weights.norm_bias
+    if options.layer_norm:
+        gain = drive.new_ones(drive.shape[-1]) if gain is None else gain
+        norm_bias = drive.new_zeros(drive.shape[-1]) if norm_bias is None else norm_bias
+    inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, weights.memory)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     hs, *_ = _forward(
         *inputs,
@@ -83,8 +94,7 @@ def attention_form(
     output, hidden = hs[carried + 1 :], hs[-1]
     history = hs[: carried + length] if hebbian else None
     if lengths is not None:
-        steps = torch.arange(length, device=drive.device)
-        output = output.masked_fill((steps[:, None] >= lengths)[:, :, None], 0.0)
+        output = output.masked_fill(ended, 0.0)
         hidden = hs.gather(0, (carried + lengths)[None, :, None].expand(1, *hidden.shape))[0]
     if history is not None:
         if options.detach_writes:
@@ -128,7 +138,10 @@ def _array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
 def _kept_sizes(
     keep: bool, blocks: int, carried: int, length: int, width: int, steps: int, lanes: int
 ) -> list[tuple[int, int]]:
-    """Shapes of history, queries, normed and scales; of one block and step without ``keep``."""
+    """Shapes of history, queries, normed and scales; of one block and step without ``keep``.
+
+    The op hands them on flat: a dimension that may be 1 would bind an exported program to it.
+    """
     slots, kept = (blocks, length) if keep else (min(blocks, torch.get_num_threads()), 1)
     row = width * lanes
     return [
@@ -169,7 +182,7 @@ def _forward(
     hs = drive.new_empty(past.shape[0] + length, batch, width)
     hs[: past.shape[0]] = past
     sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, lanes)
-    saved = [drive.new_empty(size) for size in sizes]
+    saved = [drive.new_empty(rows * row) for rows, row in sizes]
     slots = sizes[0][0]
     arrays = (
         _array(drive, drive),
@@ -179,7 +192,7 @@ def _forward(
         _array(rates, drive),
         _array(static, drive, 0, 0),
         hs.numpy(),
-        *(tensor.numpy() for tensor in saved),
+        *(tensor.view(size).numpy() for tensor, size in zip(saved, sizes, strict=True)),
     )
 
     def work(block: int) -> None:
@@ -207,8 +220,10 @@ def _forward_shapes(
     lanes = _lanes(drive)
     blocks = (batch + lanes - 1) // lanes
     hs = drive.new_empty(past.shape[0] + length, batch, width)
+    if not keep:
+        return hs, *(drive.new_empty(0) for _ in range(4))
     sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, lanes)
-    return hs, *(drive.new_empty(size if keep else 0) for size in sizes)
+    return hs, *(drive.new_empty(rows * row) for rows, row in sizes)
 
 
 @torch.library.custom_op("fastweights::attention_form_backward", mutates_args=())
@@ -223,6 +238,7 @@ def _backward(
     queries: Tensor,
     normed: Tensor,
     scales: Tensor,
+    length: int,
     inner_steps: int,
     flags: int,
     memory: int,
@@ -230,11 +246,12 @@ def _backward(
     """Gradients of drive, past, weight, rates, norm_weight, norm_bias and static."""
     from fastweights.ops.fast_weights import numba_kernels
 
-    length = scales.shape[1] // ((inner_steps + 1) * _lanes(hs))
     batch, width = hs.shape[1:]
     lanes = _lanes(hs)
     blocks = -(-batch // lanes)
     start = hs.shape[0] - length
+    sizes = _kept_sizes(True, blocks, start - 1, length, width, inner_steps, lanes)
+    kept = zip((history, queries, normed, scales), sizes, strict=True)
     is_static = memory == numba_kernels.STATIC
     ddrive, dpast = hs.new_empty(length, batch, width), hs.new_empty(start, batch, width)
     drates = hs.new_zeros(blocks, rates.shape[0] * lanes)
@@ -245,7 +262,8 @@ def _backward(
         _array(norm_weight, hs, width),
         _array(rates, hs),
         _array(None if static is None else static.t(), hs, 0, 0),
-        *(_array(x, hs) for x in (history, queries, normed, scales, dhs)),
+        *(_array(x.view(size), hs) for x, size in kept),
+        _array(dhs, hs),
         *(x.numpy() for x in (ddrive, dpast, drates, dgain, dbias, dread, asked)),
     )
 
@@ -263,7 +281,7 @@ def _backward(
         ddrive,
         dpast,
         dweight,
-        drates.view(blocks, -1, lanes).sum((0, 2)),
+        drates.view(blocks, rates.shape[0], lanes).sum((0, 2)),
         dgain.reshape(blocks, width, lanes).sum((0, 2)),
         dbias.reshape(blocks, width, lanes).sum((0, 2)),
         dstatic,
@@ -274,10 +292,9 @@ def _backward(
 def _backward_shapes(
     dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
     static: Tensor | None, history: Tensor, queries: Tensor, normed: Tensor, scales: Tensor,
-    inner_steps: int, flags: int, memory: int,
+    length: int, inner_steps: int, flags: int, memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     width = hs.shape[2]
-    length = scales.shape[1] // ((inner_steps + 1) * _lanes(hs))
     return (
         hs.new_empty(length, *hs.shape[1:]),
         hs.new_empty(hs.shape[0] - length, *hs.shape[1:]),
@@ -290,9 +307,9 @@ def _backward_shapes(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
+    drive, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
     ctx.save_for_backward(weight, rates, norm_weight, static, *output)
-    ctx.settings = (steps, flags, memory)
+    ctx.settings = (drive.shape[0], steps, flags, memory)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 

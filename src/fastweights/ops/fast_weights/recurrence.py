@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
@@ -40,7 +41,51 @@ def chunk_size_for(hidden_size: int) -> int:
     return max(16, min(hidden_size, 128))
 
 
-def _choose_form(form: str, decay: Decay, length: int, state: LayerState) -> str:
+def _check_call(
+    drive: Tensor,
+    weights: SlowWeights,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None,
+) -> None:
+    """Raise unless the tensors fit together: the kernels trust their shapes."""
+    if drive.dim() != 3 or drive.shape[0] == 0:
+        raise ValueError(f"drive must have shape (T, B, H) with T ≥ 1, got {tuple(drive.shape)}")
+    _, batch, width = drive.shape
+    history = state.history
+    memories = () if history is None else history.shape[:1]
+    expected = {
+        "weights.recurrent": (weights.recurrent, (width, width)),
+        "weights.norm_weight": (weights.norm_weight, (width,)),
+        "weights.norm_bias": (weights.norm_bias, (width,)),
+        "weights.memory": (weights.memory, (width, width)),
+        "state.hidden": (state.hidden, (batch, width)),
+        "state.history": (history, (*memories, batch, width)),
+        "state.matrix": (state.matrix, (batch, width, width)),
+        "write_rate": (write_rate, ()),
+        "state.steps": (state.steps, (batch,)),
+        "lengths": (lengths, (batch,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        if tensor.device != drive.device:
+            raise ValueError(f"{name} is on {tensor.device}, but drive is on {drive.device}")
+        if name in ("state.steps", "lengths"):
+            if tensor.dtype != torch.int64:
+                raise TypeError(f"{name} must be torch.int64, got {tensor.dtype}")
+        elif name != "write_rate" and tensor.dtype != drive.dtype:
+            raise TypeError(f"{name} must be {drive.dtype} like drive, got {tensor.dtype}")
+    if options.memory == "static" and weights.memory is None:
+        raise ValueError("weights.memory must be given when options.memory is 'static'")
+    if history is not None and state.matrix is not None:
+        raise ValueError("state must hold a history or a matrix, not both")
+
+
+def _choose_form(form: str, backend: str, decay: Decay, length: int, state: LayerState) -> str:
     check_form(form, decay)
     if form == "attention" and state.matrix is not None:
         raise ValueError(
@@ -53,6 +98,8 @@ def _choose_form(form: str, decay: Decay, length: int, state: LayerState) -> str
         return "attention"
     if state.matrix is not None:
         return "chunked"
+    if backend == "numba":
+        return "attention"  # the one form it has
     carried = 0 if state.history is None else state.history.shape[0]
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
@@ -91,7 +138,9 @@ def fast_weights(
         each sample's last step.
 
     Raises:
-        ValueError: an unknown form or backend, or one that cannot run this call, with the reason.
+        ValueError: an unknown form or backend, or one that cannot run this call, with the reason;
+            a tensor whose shape or device does not fit the others.
+        TypeError: a tensor whose dtype does not fit the others.
 
     Source: Ba, Hinton, Mnih, Leibo & Ionescu (2016), equations 1 and 2.
 
@@ -107,8 +156,14 @@ def fast_weights(
         >>> output.shape, state.history.shape
         (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
     """
+    check_backend(backend)
+    _check_call(drive, weights, write_rate, state, options, lengths)
+    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
+        raise TypeError(f"chunk_size must be an integer or None, got {type(chunk_size).__name__}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     call = _Call(drive, weights, decay, write_rate, state, options, lengths)
-    chosen_form = _choose_form(form, decay, drive.shape[0], state)
+    chosen_form = _choose_form(form, backend, decay, drive.shape[0], state)
     if options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
     name = choose_backend(
