@@ -9,7 +9,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -189,7 +188,7 @@ def _show(section: Section) -> None:
 
 
 def _compact(title: str) -> RichTable:
-    return RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    return RichTable(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
 def _exit_if_failed(results: Mapping[Path, list[Result]]) -> None:

@@ -119,7 +119,7 @@ def _fast_weights(memory: str) -> Callable[[RetrievalConfig, int, int], nn.Modul
 
 ARMS: Mapping[str, Arm] = {
     "fast-weights": Arm("fast weights", 7e-3, _fast_weights("hebbian")),
-    "identity": Arm("A = I (depth alone)", 7e-3, _fast_weights("identity")),
+    "identity": Arm("identity (A = I)", 7e-3, _fast_weights("identity")),
     "layer-norm-rnn": Arm("layer-norm RNN", 7e-3, _fast_weights("none")),
     "irnn": Arm("IRNN", 1e-3, lambda c, i, h: irnn(i, h)),
     "lstm": Arm("LSTM", 2e-2, lambda c, i, h: nn.LSTM(i, h)),
