@@ -171,8 +171,8 @@ def _show(section: Section) -> None:
     out.print()
     for table in section.tables[:1]:
         shown = _compact(section.title)
-        for column in table.columns:
-            shown.add_column(column)
+        for i, column in enumerate(table.columns):
+            shown.add_column(column, no_wrap=i > 0)
         for row in table.rows:
             shown.add_row(*row)
         out.print(shown)

@@ -221,7 +221,7 @@ class Retrieval:
                 "reach: a network that stops there has learned the values and not the binding."
             ),
             claims=_claims(config, results),
-            tables=[_summary_table(config, results), _seed_table(results)],
+            tables=[_summary_table(config, results), _network_table(results), _seed_table(results)],
             pictures=[
                 _learning_curves(config, results, size, ceiling) for size in config.hidden_sizes
             ],
@@ -300,15 +300,13 @@ def _summary_table(config: RetrievalConfig, results: Sequence[Result]) -> Table:
                 known = sorted(u for u in reached if u is not None)
                 middle = f"{known[len(known) // 2]:,}" if len(known) == len(reached) else "–"
                 row.append(middle if known else "never")
-            row += [f"{values[0]['learning_rate']:g}", f"{values[0]['layer_parameters']:,}"]
         else:
-            row += ["failed", *["–"] * 5]
+            row += ["failed", *["–"] * 3]
         rows.append(row)
     return Table(
         caption=(
             "Test accuracy, mean over seeds with its 95 % bootstrap interval; median number of "
-            "updates to a validation accuracy (– where only some seeds reach it); learning rate; "
-            "parameters of the recurrent layer."
+            "updates to a validation accuracy (– where only some seeds reach it)."
         ),
         columns=(
             "network",
@@ -318,9 +316,30 @@ def _summary_table(config: RetrievalConfig, results: Sequence[Result]) -> Table:
             "to 50 %",
             "to 90 %",
             "to 99 %",
-            "lr",
-            "weights",
         ),
+        rows=rows,
+    )
+
+
+def _network_table(results: Sequence[Result]) -> Table:
+    rows = [
+        [
+            ARMS[arm].label,
+            str(size),
+            f"{values[0]['learning_rate']:g}",
+            f"{values[0]['layer_parameters']:,}",
+            f"{values[0]['parameters']:,}",
+            f"{sum(v['seconds'] for v in values) / len(values):.1f}",
+        ]
+        for (arm, size), values in _finished(results).items()
+        if values
+    ]
+    return Table(
+        caption=(
+            "The networks: highest learning rate, parameters of the recurrent layer and of the "
+            "whole, mean seconds of training on one thread beside the other workers."
+        ),
+        columns=("network", "R", "learning rate", "layer", "whole", "seconds"),
         rows=rows,
     )
 
