@@ -3,5 +3,13 @@
 from fastweights import decay
 from fastweights._version import __version__
 from fastweights.nn import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
+from fastweights.optim import SlowFast
 
-__all__ = ["FastWeightsRNN", "FastWeightsRNNCell", "FastWeightsState", "__version__", "decay"]
+__all__ = [
+    "FastWeightsRNN",
+    "FastWeightsRNNCell",
+    "FastWeightsState",
+    "SlowFast",
+    "__version__",
+    "decay",
+]
