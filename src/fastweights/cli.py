@@ -16,7 +16,7 @@ from fastweights import __version__
 from fastweights.experiments.base import Result
 from fastweights.experiments.registry import EXPERIMENTS, find
 from fastweights.experiments.runner import Plan, load_plan, prepare, results_of, run_plan
-from fastweights.report.html import Chapter, write_report
+from fastweights.report.html import Chapter, write_figures, write_report
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError, as_dict, nearest, with_overrides
 from fastweights.training.display import Display
@@ -126,6 +126,9 @@ def run(
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of runs.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
+    figures: Annotated[
+        Path | None, typer.Option(help="Write every figure as a PNG into this folder too.")
+    ] = None,
 ) -> None:
     """Make one HTML page from the folders of one or more runs."""
     plans = [load_plan(folder) for folder in folders]
@@ -135,6 +138,8 @@ def report(
         results = everything[plan.folder]
         section = plan.experiment.section(plan.config, results, plan.folder)
         chapters.append(_chapter(plan, section, results))
+        if figures is not None:
+            write_figures(figures, section)
     write_report(output, chapters)
     out.print(f"Report: {output}", soft_wrap=True, highlight=False)
     _exit_if_failed(everything)

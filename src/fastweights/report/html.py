@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from fastweights.report.section import Section
 from fastweights.training.files import write_atomically
 
-__all__ = ["Chapter", "write_report"]
+__all__ = ["Chapter", "write_figures", "write_report"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,15 @@ def write_report(path: Path, chapters: Sequence[Chapter]) -> None:
     environment.filters["picture"] = _as_data
     page = environment.from_string(template.read_text(encoding="utf-8")).render(chapters=chapters)
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def write_figures(folder: Path, section: Section) -> None:
+    """Write every figure of a section as ``NAME.png``."""
+    for picture in section.pictures:
+        write_atomically(
+            folder / f"{picture.name}.png",
+            lambda path, figure=picture.figure: figure.savefig(path, format="png", dpi=144),
+        )
 
 
 def _as_data(figure: Figure) -> str:
