@@ -414,7 +414,7 @@ def _learning_curves(
         ylim=(0, 102),
         title=f"Associative retrieval, K = {config.num_pairs}, R = {size}: every seed",
     )
-    axes.legend(loc="center right", frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     labels = ", ".join(ARMS[arm].label for arm in config.arms)
     return Picture(
         name=f"retrieval-k{config.num_pairs}-r{size}",
