@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
 
 import torch
 
@@ -20,7 +20,7 @@ Work = Callable[[str], None]
 
 def run_all(
     work: Work,
-    names: list[str],
+    names: Sequence[str],
     *,
     workers: int,
     tick: Callable[[Sequence[str]], None],
@@ -30,12 +30,14 @@ def run_all(
     """Call ``work(name)`` for every name, on ``workers`` processes.
 
     Every run computes on one thread, so that its numbers do not depend on how many run beside it.
+    A worker that dies takes only its own run with it: another worker is started, and the run is
+    tried again after the others.
 
     Args:
         work: can be pickled; does one run. What it raises is that run's failure.
         names: the runs.
         workers: processes, at least 1.
-        tick: called twice a second with the names that are running.
+        tick: called about twice a second with the names that are running.
         attempts: how often a run may take its worker down (by a crash or a kill) before it counts
             as failed.
         seconds_per_tick: how often to tick.
@@ -48,78 +50,96 @@ def run_all(
     """
     failures: dict[str, str] = {}
     deaths = dict.fromkeys(names, 0)
-    todo = list(names)
-    while todo:
-        # After a death, one worker at a time would find the culprit surely; but a killed worker
-        # is mostly bad luck, so all go on and each run that was under way counts one death.
-        with _pool(min(workers, len(todo))) as pool:
-            futures = {pool.submit(work, name): name for name in todo}
-            died = _watch(futures, failures, min(workers, len(todo)), tick, seconds_per_tick)
-        finished = {name for future, name in futures.items() if future.done()} - died
-        for name in died:
-            deaths[name] += 1
-            if deaths[name] >= attempts:
-                failures[name] = f"its worker died {attempts} times (killed, or out of memory)"
-        todo = [name for name in todo if name not in finished and name not in failures]
-    return failures
+    todo = deque(names)
+    with _team(work, min(workers, len(todo))) as team:
+        while True:
+            for worker in team:
+                if worker.name is None and todo:
+                    worker.give(todo.popleft())
+            tick([worker.name for worker in team if worker.name is not None])
+            busy = [worker for worker in team if worker.name is not None]
+            if not busy:
+                return failures
+            answered = wait([worker.pipe for worker in busy], timeout=seconds_per_tick)
+            for worker in busy:
+                if worker.pipe not in answered:
+                    continue
+                name, died, failure = worker.answer()
+                if died:
+                    team[team.index(worker)] = _Worker(work)
+                    deaths[name] += 1
+                    if deaths[name] < attempts:
+                        todo.append(name)
+                    else:
+                        failure = f"its worker died {attempts} times (killed, or out of memory)"
+                if failure is not None:
+                    failures[name] = failure
 
 
-def _watch(
-    futures: dict[Future[None], str],
-    failures: dict[str, str],
-    workers: int,
-    tick: Callable[[Sequence[str]], None],
-    seconds: float,
-) -> set[str]:
-    """Wait for all; the names that a broken pool left undone, if they had been started."""
-    pending = set(futures)
-    running: list[str] = []
-    while pending:
-        done, pending = wait(pending, timeout=seconds, return_when=FIRST_COMPLETED)
-        died = set()
-        for future in done:
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                died.add(futures[future])
-            elif error is not None:
-                failures[futures[future]] = f"{type(error).__name__}: {error}"
-        if died:
-            # A broken pool fails every future at once; only those that ran can be to blame.
-            rest = {futures[f] for f in pending} | died
-            return rest & set(running) or rest
-        # The pool calls a run "running" once it is queued for a worker; they start in order.
-        running = [name for future, name in futures.items() if future.running()][:workers]
-        tick(running)
-    return set()
+class _Worker:
+    """A process that does one run after another, and the pipe to it."""
+
+    def __init__(self, work: Work) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked torch may hang
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(work, theirs))
+        self.process.start()
+        theirs.close()  # so that the pipe ends when the process does
+        self.name: str | None = None
+
+    def give(self, name: str) -> None:
+        """Start a run."""
+        self.name = name
+        with suppress(OSError):  # it died while it was idle: the answer will tell
+            self.pipe.send(name)
+
+    def answer(self) -> tuple[str, bool, str | None]:
+        """Which run ended, whether its worker died, and why the run failed, if it did."""
+        name, self.name = self.name or "", None
+        try:
+            return name, False, self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return name, True, None
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("spawn")  # a forked torch may hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+def _team(work: Work, size: int) -> Iterator[list[_Worker]]:
+    team: list[_Worker] = []
     try:
-        yield pool
+        team.extend(_Worker(work) for _ in range(size))
+        yield team
     except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.kill()
+        for worker in team:
+            worker.process.kill()
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in team:
+            worker.pipe.close()  # an idle worker ends when its pipe does
+            worker.process.join()
 
 
-def _start_worker() -> None:
+def _serve(work: Work, pipe: Connection) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        _die_with_parent()
+    while True:
+        try:
+            name = pipe.recv()
+        except EOFError:
+            return
+        try:
+            work(name)
+        except Exception as error:
+            pipe.send(f"{type(error).__name__}: {error}")
+        else:
+            pipe.send(None)
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to end this worker when the parent is killed, so that no two write one folder."""
-    import ctypes
-
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it was already gone
+    """End this process when the parent is killed, so that no two ever write one folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)
