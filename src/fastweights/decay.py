@@ -160,7 +160,8 @@ class Exponential(Decay):
         return self._at(torch.ones((), dtype=torch.float64, device=step.device))
 
     def extra_repr(self) -> str:
-        return f"rate={float(self.rate):.6g}, learnable={self.learnable}"
+        with torch.no_grad():
+            return f"rate={float(self.rate):.6g}, learnable={self.learnable}"
 
 
 class _WithExponent(Decay):
@@ -196,7 +197,8 @@ class _WithExponent(Decay):
         return torch.exp(-exponent * log_base)
 
     def extra_repr(self) -> str:
-        return f"exponent={float(self.exponent):.6g}, learnable={self.learnable}"
+        with torch.no_grad():
+            return f"exponent={float(self.exponent):.6g}, learnable={self.learnable}"
 
 
 class PowerLaw(_WithExponent):

@@ -1,0 +1,22 @@
+"""Settings that hold for every test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples every time, and no stopwatch: the machine may be busy with other things.
+settings.register_profile("fastweights", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("fastweights")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """The initialisation of layers draws from torch's global generator."""
+    torch.manual_seed(20160906)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(61)

@@ -1,0 +1,146 @@
+"""Every form and backend against the reference in the attention form: values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.pairwise import all_pairs
+from tests.problems import RECURRENT, STATIONARY, problem, run, solve
+from tests.tolerances import assert_close
+
+NORMS = {
+    "no norm": {"layer_norm": False},
+    "norm": {},
+    "norm twice": {"norm_preliminary": True, "norm_eps": 0.01},
+}
+COMMON = {
+    "length": [1, 2, 11, 63],
+    "batch": [1, 3, 9],
+    "dtype": [torch.float64, torch.float32],
+    "inner_steps": [0, 1, 2, 3],
+    "norm": list(NORMS),
+    "write": ["before_read", "after_read"],
+    "query": ["preliminary", "previous"],
+    "detach_writes": [False, True],
+    "ragged": [False, True],
+}
+MATRIX_FORMS = {
+    **COMMON,
+    "width": [3, 6],
+    "form": ["matrix", "chunked"],
+    "chunk_size": [None, 1, 4],
+    "decay": RECURRENT,
+    "start": ["nothing", "history", "matrix"],
+    "nonlinearity": ["relu", "tanh"],
+}
+NUMBA = {
+    **COMMON,
+    "width": [3, 5, 8, 13],  # rows are worked on eight at a time
+    "decay": STATIONARY,
+    "start": ["nothing", "history"],
+    "memory": ["hebbian", "hebbian", "static", "none"],
+}
+
+
+def _id(case):
+    return "-".join(str(v).replace("torch.", "").replace(" ", "_") for v in case.values())
+
+
+def _check(case, **how):
+    case = dict(case)
+    length, batch = case.pop("length"), case.pop("batch")
+    dtype, norm, start = case.pop("dtype"), NORMS[case.pop("norm")], case.pop("start")
+    lengths = None
+    if case.pop("ragged"):  # from the full length down to nothing at all
+        lengths = [max(0, length - i * (length // 2 + 1)) for i in range(batch)]
+    given = problem(
+        length,
+        batch,
+        case.pop("width"),
+        carried=0 if start == "nothing" else 4,
+        lengths=lengths,
+        **norm,
+        **case,
+    )
+    _compare(given, dtype, from_matrix=start == "matrix", **how)
+
+
+def _compare(given, dtype, **how):
+    results = solve(given.to(dtype), **how)
+    expected = solve(given.to(torch.float64))
+    assert results.keys() == expected.keys()
+    for name, tensor in results.items():
+        assert tensor.dtype == (torch.int64 if name == "steps" else dtype)
+        assert_close(tensor, expected[name], name)
+
+
+# The seed picks cases whose gradients do not cancel to nothing, so that float32 has the digits.
+@pytest.mark.parametrize("case", all_pairs(MATRIX_FORMS, seed=4), ids=_id)
+def test_matrix_and_chunked_forms(case):
+    case = dict(case)
+    _check(case, form=case.pop("form"), chunk_size=case.pop("chunk_size"))
+
+
+@pytest.mark.parametrize("case", all_pairs(NUMBA, seed=4), ids=_id)
+def test_numba_backend(case):
+    _check(case, form="attention", backend="numba")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("decay", ["exponential", "power-law"])
+def test_one_feature(decay, dtype):
+    given = problem(5, 3, 1, decay=decay, carried=2, layer_norm=False)
+    hows = [{"backend": "numba"}]
+    if decay in RECURRENT:
+        hows += [{"form": "matrix"}, {"form": "chunked", "chunk_size": 2}]
+    for how in hows:
+        _compare(given, dtype, **how)
+
+
+GRADCHECK = {
+    "how": [
+        {"form": "attention"},
+        {"form": "matrix"},
+        {"form": "chunked", "chunk_size": 2},
+        {"form": "attention", "backend": "numba"},
+    ],
+    "norm": list(NORMS),
+    "inner_steps": [1, 2],
+    "write": ["before_read", "after_read"],
+    "query": ["preliminary", "previous"],
+    "lengths": [None, (3, 1)],
+}
+
+
+def _outputs(given, how):
+    """The call as a function of its leaves, for the checkers that nudge them in place."""
+
+    def function(*_):
+        output, after, memory = run(given, **how)
+        return output, after.hidden, memory
+
+    return function
+
+
+@pytest.mark.parametrize("case", all_pairs(GRADCHECK), ids=_id)
+def test_gradcheck(case):
+    case = dict(case)
+    how, norm = case.pop("how"), NORMS[case.pop("norm")]
+    given = problem(3, 2, 4, decay="learned-exponential", carried=2, **norm, **case)
+    given = given.to(torch.float64)
+    assert torch.autograd.gradcheck(_outputs(given, how), tuple(given.leaves().values()))
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("decay", ["learned-power-law", "learned-factorial", "learned-free"])
+def test_gradcheck_of_decays(decay, backend):
+    given = problem(4, 1, 3, decay=decay, carried=3).to(torch.float64)
+    how = {"form": "attention", "backend": backend}
+    assert torch.autograd.gradcheck(_outputs(given, how), tuple(given.leaves().values()))
+
+
+@pytest.mark.parametrize("how", GRADCHECK["how"][:3], ids=lambda how: how["form"])
+def test_second_derivatives_of_the_reference(how):
+    given = problem(2, 1, 3, decay="learned-exponential", carried=1).to(torch.float64)
+    assert torch.autograd.gradgradcheck(_outputs(given, how), tuple(given.leaves().values()))
