@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -34,8 +36,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def with_overrides(config: C, overrides: Sequence[str]) -> C:
     """``config`` with ``key=value`` strings applied and everything checked.
 
-    Values are read as JSON where they are JSON (``[20, 50]``, ``1e-3``, ``true``), otherwise as
-    text.
+    A dot leads into a configuration inside the configuration. Values are read as JSON where they
+    are JSON (``[20, 50]``, ``1e-3``, ``true``), otherwise as text; a list may also be written
+    with commas alone (``20,50``).
 
     Raises:
         ConfigError: an unknown key (with the nearest known one), a wrong type, or an impossible
@@ -44,39 +47,84 @@ def with_overrides(config: C, overrides: Sequence[str]) -> C:
     values = as_dict(config)
     for override in overrides:
         key, separator, text = override.partition("=")
-        key = key.strip()
         if not separator:
             raise ConfigError(f"--set takes key=value, got {override!r}")
-        if key not in values:
-            raise ConfigError(f"unknown key {key!r}: {nearest(key, sorted(values))}")
-        try:
-            values[key] = json.loads(text)
-        except json.JSONDecodeError:
-            values[key] = text
+        holder, last = _find(values, key.strip())
+        value = _read(text)
+        if isinstance(holder[last], list) and not isinstance(value, list):
+            value = [_read(part) for part in text.split(",")]
+        holder[last] = value
     return from_dict(type(config), values)
+
+
+def _find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The dictionary that holds a dotted key, and the key's last part."""
+    *path, last = key.split(".")
+    holder: Any = values
+    for part in path:
+        holder = holder.get(part) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict) or last not in holder:
+        raise ConfigError(f"unknown key {key!r}: {nearest(key, sorted(_names(values)))}")
+    return holder, last
+
+
+def _names(values: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in values.items():
+        inner = _names(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+        names += inner or [prefix + key]
+    return names
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def from_dict(kind: type[C], values: dict[str, Any]) -> C:
     """A configuration of ``kind`` from plain values, checked.
 
     Raises:
-        ConfigError: an unknown or missing key, a wrong type, or an impossible value.
+        ConfigError: an unknown or missing key, a wrong type, or an impossible value. Infinity and
+            NaN are impossible everywhere.
     """
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"unknown key {key!r}: {nearest(key, known)}")
+    _check(kind, values)
     try:
         # Through JSON, so that lists become tuples and yet "12" is no number.
         text = json.dumps(values)
         return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc'])) or kind.__name__}: got {e['input']!r}, "
-            f"but {e['msg'][0].lower()}{e['msg'][1:]}"
-            for e in error.errors(include_url=False)
-        ]
-        raise ConfigError("; ".join(problems)) from None
+        problems: dict[str, str] = {}
+        for e in error.errors(include_url=False):
+            # What follows the field's name in "loc" is pydantic's name for a branch of its type.
+            place = ".".join(str(part) for part in e["loc"] if "-" not in str(part))
+            problems.setdefault(
+                place or kind.__name__,
+                f"got {e['input']!r}, but {e['msg'][0].lower()}{e['msg'][1:]}",
+            )
+        raise ConfigError("; ".join(f"{k}: {v}" for k, v in problems.items())) from None
+
+
+def _check(kind: Any, values: Any, prefix: str = "") -> None:
+    """Refuse what pydantic would let pass: keys nobody knows, and numbers that are not finite."""
+    if isinstance(values, float) and not math.isfinite(values):
+        raise ConfigError(f"{prefix[:-1]}: got {values}, but input should be a finite number")
+    if isinstance(values, list):
+        for item in values:
+            _check(None, item, prefix)
+    if not isinstance(values, dict):
+        return
+    hints = {}
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        known = [field.name for field in dataclasses.fields(kind)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"unknown key {prefix + key!r}: {nearest(key, known)}")
+    for key, value in values.items():
+        _check(hints.get(key), value, f"{prefix}{key}.")
 
 
 def as_dict(config: Any) -> dict[str, Any]:
