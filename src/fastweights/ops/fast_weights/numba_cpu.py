@@ -136,7 +136,14 @@ def _array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
 
 
 def _kept_sizes(
-    keep: bool, blocks: int, carried: int, length: int, width: int, steps: int, lanes: int
+    keep: bool,
+    blocks: int,
+    carried: int,
+    length: int,
+    width: int,
+    steps: int,
+    flags: int,
+    lanes: int,
 ) -> list[tuple[int, int]]:
     """Shapes of history, queries, normed and scales; of one block and step without ``keep``.
 
@@ -144,11 +151,12 @@ def _kept_sizes(
     """
     slots, kept = (blocks, length) if keep else (min(blocks, torch.get_num_threads()), 1)
     row = width * lanes
+    norms = steps + bool(flags & _NORM_PRELIMINARY) if flags & _NORM else 0
     return [
         (slots, (carried + length + 1) * row),
         (slots, kept * max(steps, 1) * row),
-        (slots, kept * (steps + 1) * row),
-        (slots, kept * (steps + 1) * lanes),
+        (slots, kept * norms * row),
+        (slots, kept * norms * lanes),
     ]
 
 
@@ -181,7 +189,7 @@ def _forward(
     blocks = -(-batch // lanes)
     hs = drive.new_empty(past.shape[0] + length, batch, width)
     hs[: past.shape[0]] = past
-    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, lanes)
+    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, flags, lanes)
     saved = [drive.new_empty(rows * row) for rows, row in sizes]
     slots = sizes[0][0]
     arrays = (
@@ -222,7 +230,7 @@ def _forward_shapes(
     hs = drive.new_empty(past.shape[0] + length, batch, width)
     if not keep:
         return hs, *(drive.new_empty(0) for _ in range(4))
-    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, lanes)
+    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, flags, lanes)
     return hs, *(drive.new_empty(rows * row) for rows, row in sizes)
 
 
@@ -250,7 +258,7 @@ def _backward(
     lanes = _lanes(hs)
     blocks = -(-batch // lanes)
     start = hs.shape[0] - length
-    sizes = _kept_sizes(True, blocks, start - 1, length, width, inner_steps, lanes)
+    sizes = _kept_sizes(True, blocks, start - 1, length, width, inner_steps, flags, lanes)
     kept = zip((history, queries, normed, scales), sizes, strict=True)
     is_static = memory == numba_kernels.STATIC
     ddrive, dpast = hs.new_empty(length, batch, width), hs.new_empty(start, batch, width)

@@ -6,8 +6,8 @@ numbers long, so that h(τ) of a block is H rows. Rows of one block:
 
     history   h(−M) … h(0) … h(T)        (M + T + 1, H)
     queries   h_s(t+1), s = 0 … S−1      (T, S, H)     what the reads ask for
-    normed    x̂ of each LN               (T, S + 1, H) the last one is the preliminary's
-    scales    1/σ of each LN             (T, S + 1)
+    normed    x̂ of each LN               (T, N, H)     N = S, and one more, the last, for the
+    scales    1/σ of each LN             (T, N)         preliminary's if that is normalised
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ def forward(
     step = width * lanes
     history, queries = all_history[slot], all_queries[slot]
     normed, scales = all_normed[slot], all_scales[slot]
+    norms = steps_inner + (1 if norm_preliminary else 0)
     number = drive.dtype.type
     z = np.empty(step, drive.dtype)
     y = np.empty(step, drive.dtype)
@@ -228,7 +229,7 @@ def forward(
         _gather(y, 0, drive[t], first, lanes)
         _matrix_times(z, 0, y, 0, weight, history, now, width, lanes)
         query = kept * max(steps_inner, 1) * step
-        place = kept * (steps_inner + 1)
+        place = kept * norms
         if previous:
             for j in range(width):
                 store(queries, query + j * lanes, load(history, now + j * lanes))
@@ -292,6 +293,7 @@ def backward(
     step = width * lanes
     history, queries = all_history[block], all_queries[block]
     normed, scales = all_normed[block], all_scales[block]
+    norms = steps_inner + (1 if norm_preliminary else 0)
     drate, dgain_block, dbias_block = drates[block], dgain[block], dbias[block]
     kind = ddrive.dtype
     dhistory = np.empty((carried + length + 1) * step, kind)
@@ -307,7 +309,7 @@ def backward(
         now = (carried + t) * step
         new = now + step
         query = t * max(steps_inner, 1) * step
-        place = t * (steps_inner + 1)
+        place = t * norms
         for j in range(width):
             store(g, j * lanes, load(dhistory, new + j * lanes))
             store(dz, j * lanes, zero)

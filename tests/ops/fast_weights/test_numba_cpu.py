@@ -1,0 +1,267 @@
+"""What the fused kernel promises beyond the right numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastweights.decay import Exponential, StepIndexed
+from fastweights.ops.fast_weights import LayerState, numba_cpu
+from fastweights.ops.simd import lanes_of
+from tests.problems import matrix_of, problem, run, solve
+from tests.tolerances import assert_close
+
+NUMBA = {"form": "attention", "backend": "numba"}
+DTYPES = [torch.float32, torch.float64]
+KINDS = [
+    {},
+    {"norm_preliminary": True, "inner_steps": 2},
+    {"layer_norm": False, "write": "after_read"},
+    {"memory": "static", "query": "previous"},
+    {"memory": "none", "inner_steps": 0},
+]
+
+
+def _values(given):
+    """All that a call gives, without and with a graph, and the gradients of its inputs."""
+    with torch.no_grad():
+        plain = run(given, **NUMBA)[0]
+    results = solve(given, **NUMBA)
+    assert torch.equal(plain, results["output"])
+    return results
+
+
+def _taken(given, samples):
+    state = given.state
+    history = None if state.history is None else state.history[:, samples]
+    return dataclasses.replace(
+        given,
+        drive=given.drive[:, samples],
+        state=LayerState(state.hidden[samples], state.steps[samples], history),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
+    """Also for batches that do not fill the lanes of a vector."""
+    lanes = lanes_of(dtype.itemsize)
+    full = problem(5, 2 * lanes + 3, 5, carried=2, **kind).to(dtype)
+    output, _, _ = run(full, **NUMBA)
+    weights = torch.randn(output.shape, dtype=dtype)
+    inputs = [full.drive, full.state.hidden, full.state.history]
+    gradients = torch.autograd.grad((weights * output).sum(), inputs, allow_unused=True)
+    for first, last in [(0, 1), (3, 4), (0, lanes - 1), (1, lanes + 1), (2, 2 * lanes + 2)]:
+        part = _taken(full, slice(first, last)).to(dtype)
+        alone, _, _ = run(part, **NUMBA)
+        assert torch.equal(alone, output[:, first:last])
+        own = torch.autograd.grad(
+            (weights[:, first:last] * alone).sum(),
+            [part.drive, part.state.hidden, part.state.history],
+            allow_unused=True,
+        )
+        for a, b, axis in zip(own, gradients, (1, 0, 1), strict=True):
+            if a is not None:
+                assert torch.equal(a, b.narrow(axis, first, last - first))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_not_even_nan_crosses_over(kind):
+    lanes = lanes_of(8)
+    given = problem(6, lanes + 1, 4, carried=1, **kind)
+    clean = run(given, **NUMBA)[0]
+    given.drive[1, 1] = torch.nan
+    spoilt = run(given, **NUMBA)[0]
+    others = [i for i in range(lanes + 1) if i != 1]
+    assert torch.equal(spoilt[:, others], clean[:, others])
+    assert torch.equal(spoilt[:1], clean[:1])
+    if kind.get("inner_steps") != 0:
+        assert spoilt[1, 1].isnan().all() or "norm" not in str(kind)
+    assert spoilt[1, 1].isnan().any(), "a NaN must come through, not turn into a quiet zero"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_number_of_threads_changes_nothing(kind, dtype):
+    """Bitwise: the blocks are dealt out, and their sums are added in one order.
+
+    dW is a product that torch works out, which may add in another order.
+    """
+    blocks = 5
+    given = problem(4, blocks * lanes_of(dtype.itemsize) - 1, 6, carried=1, **kind)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(_values(given.to(dtype)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for name, tensor in results[0].items():
+            if name in ("d weights.recurrent", "d weights.memory", "d write_rate", "memory"):
+                assert_close(other[name], tensor, name)
+            else:
+                assert torch.equal(other[name], tensor), name
+
+
+@pytest.fixture
+def _nan_filled():
+    """Every tensor that torch.empty makes is full of NaN."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+@pytest.mark.usefixtures("_nan_filled")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_memory_that_was_never_written_is_never_read(kind, dtype):
+    assert torch.empty(3).isnan().all()
+    given = problem(5, 3, 5, carried=2, **kind)
+    expected = solve(given.to(torch.float64))
+    for name, tensor in _values(given.to(dtype)).items():
+        assert_close(tensor, expected[name], name)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="MALLOC_PERTURB_ is glibc's")
+def test_scratch_that_was_never_written_is_never_read():
+    """The kernels' own scratch, which torch knows nothing of, full of huge numbers."""
+    code = """
+import torch
+from tests.problems import problem, solve
+from tests.tolerances import assert_close
+for kind in ({}, {"memory": "static"}, {"layer_norm": False, "write": "after_read"}):
+    for dtype in (torch.float32, torch.float64):
+        given = problem(5, 3, 5, carried=2, inner_steps=2, **kind)
+        expected = solve(given.to(torch.float64))
+        for name, tensor in solve(given.to(dtype), form="attention", backend="numba").items():
+            assert_close(tensor, expected[name], name)
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "MALLOC_PERTURB_": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_second_derivative_and_who_has_one():
+    given = problem(3, 2, 4).to(torch.float64)
+    output, _, _ = run(given, **NUMBA)
+    (first,) = torch.autograd.grad(output.square().sum(), given.drive, create_graph=True)
+    assert_close(first, solve_first(given))
+    with pytest.raises(NotImplementedError, match="backend='reference'"):
+        first.square().sum().backward()
+
+
+def solve_first(given):
+    output = run(given, form="attention", backend="reference")[0]
+    return torch.autograd.grad(output.square().sum(), given.drive)[0]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("static", [False, True])
+def test_the_ops_keep_what_torch_asks_of_ops(keep, static):
+    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
+    length, batch, width, steps = 3, 5, 4, 2
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return x.requires_grad_(keep)
+
+    memory = draw(width, width) if static else None
+    call = (
+        draw(length, batch, width),
+        draw(2, batch, width),
+        draw(width, width),
+        draw(1 + length),
+        draw(width),
+        draw(width),
+        memory,
+        steps,
+        1e-3,
+        1,
+        1 if static else 0,
+        keep,
+    )
+    torch.library.opcheck(torch.ops.fastweights.attention_form.default, call)
+    if keep:
+        with torch.no_grad():
+            hs, *kept = torch.ops.fastweights.attention_form(*call)
+        weights = (call[2], call[3], call[4], memory)
+        back = (torch.randn_like(hs), hs, *weights, *kept, length, steps, 1, call[10])
+        back = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in back)
+        torch.library.opcheck(torch.ops.fastweights.attention_form_backward.default, back)
+
+
+def test_inputs_in_any_memory_layout():
+    given = problem(4, 3, 5, carried=2)
+    expected = run(given, **NUMBA)[0]
+    state = given.state
+    strange = dataclasses.replace(
+        given,
+        drive=given.drive.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        weights=given.weights._replace(
+            recurrent=given.weights.recurrent.t().contiguous().t(),
+            norm_weight=torch.stack([given.weights.norm_weight] * 2, 1)[:, 0],
+        ),
+        state=state._replace(history=state.history.flip(0).contiguous().flip(0)),
+    )
+    assert torch.equal(run(strange, **NUMBA)[0], expected)
+    one = given.drive[:, :1].expand(4, 3, 5)  # stride 0
+    same = LayerState(state.hidden[:1].expand(3, 5), state.steps)
+    copies = run(dataclasses.replace(given, drive=one, state=same), **NUMBA)[0]
+    assert torch.equal(copies[:, 0], copies[:, 2])
+
+
+def test_an_empty_batch_has_gradients_too():
+    given = problem(4, 0, 5).to(torch.float32)
+    results = solve(given, **NUMBA)
+    assert results["output"].shape == (4, 0, 5)
+    assert results["d weights.recurrent"].abs().sum() == 0
+    assert results["d drive"].shape == (4, 0, 5)
+
+
+def test_inputs_are_left_as_they_were():
+    given = problem(4, 3, 5, carried=2)
+    copy = given.to(torch.float64)
+    solve(copy, **NUMBA)
+    for name, tensor in given.leaves().items():
+        assert torch.equal(copy.leaves()[name], tensor), name
+
+
+def test_why_not():
+    given = problem(3, 2, 4, carried=1)
+
+    def reason(**changes):
+        call = dataclasses.replace(given, **changes)
+        return numba_cpu.why_not(call.drive, call.weights, call.decay, call.state, call.options)
+
+    def options(**changes):
+        return dataclasses.replace(given.options, **changes)
+
+    assert reason() is None
+    assert "CPU" in reason(drive=given.drive.to("meta"))
+    assert "float32 and float64" in reason(drive=given.drive.bfloat16())
+    assert "tanh" in reason(options=options(nonlinearity="tanh"))
+    assert "StepIndexed" in reason(decay=StepIndexed())
+    matrix = LayerState(given.state.hidden, given.state.steps, matrix=matrix_of(given.state, given))
+    assert "matrix" in reason(state=matrix)
+    assert reason(decay=StepIndexed(), options=options(memory="none")) is None
+    assert reason(decay=Exponential(0.5, learnable=True)) is None
