@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,14 @@ from rich.table import Table as RichTable
 from fastweights import __version__
 from fastweights.experiments.base import Result
 from fastweights.experiments.registry import EXPERIMENTS, find
-from fastweights.experiments.runner import Plan, load_plan, prepare, results_of, run_plan
+from fastweights.experiments.runner import (
+    Plan,
+    load_plan,
+    prepare,
+    results_of,
+    run_plan,
+    stored_seeds,
+)
 from fastweights.report.html import Chapter, write_figures, write_report
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError, as_dict, nearest, with_overrides
@@ -31,8 +39,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-out = Console()
-err = Console(stderr=True)
+# Paths and messages are shown as they are: "[x]" is no style, ":x:" no picture.
+out = Console(markup=False, emoji=False, highlight=False)
+err = Console(markup=False, emoji=False, highlight=False, stderr=True)
 
 
 def _version(wanted: bool) -> None:
@@ -97,28 +106,26 @@ def run(
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError('--tensorboard needs: pip install "fastweights[tensorboard]"')
     folder = out_folder or Path("runs") / f"{name}-{preset}"
-    plan = Plan(experiment, preset, config, seeds or experiment.seeds[preset], folder)
+    if seeds is None:
+        seeds = (stored_seeds(folder) if resume else None) or experiment.seeds[preset]
+    plan = Plan(experiment, preset, config, seeds, folder, device)
     prepare(plan, resume=resume)
     if workers is None:
         workers = 1 if device.startswith("cuda") else max(1, torch.get_num_threads())
     try:
         with Display(plan.units, {u.name: plan.unit_folder(u) for u in plan.units}) as display:
-            run_plan(
-                plan, workers=workers, device=device, tensorboard=tensorboard, tick=display.tick
-            )
+            run_plan(plan, workers=workers, tensorboard=tensorboard, tick=display.tick)
     except KeyboardInterrupt:
-        err.print(
-            f"Stopped; nothing is lost. Go on with:\n  {plan.command()} --out {folder} --resume",
-            soft_wrap=True,
-            highlight=False,
-        )
+        words = ["--out", str(folder), "--workers", str(workers), "--resume"]
+        command = f"{plan.command()} {shlex.join(words)}" + " --tensorboard" * tensorboard
+        err.print(f"Stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         raise typer.Exit(130) from None
     results = results_of(plan)
     section = experiment.section(plan.config, results, plan.folder)
     _show(section)
     path = folder / "report.html"
     write_report(path, [_chapter(plan, section, results)])
-    out.print(f"\nReport: {path}", soft_wrap=True, highlight=False)
+    out.print(f"\nReport: {path}", soft_wrap=True)
     _exit_if_failed({plan.folder: results})
 
 
@@ -141,7 +148,7 @@ def report(
         if figures is not None:
             write_figures(figures, section)
     write_report(output, chapters)
-    out.print(f"Report: {output}", soft_wrap=True, highlight=False)
+    out.print(f"Report: {output}", soft_wrap=True)
     _exit_if_failed(everything)
 
 
@@ -199,7 +206,7 @@ def _compact(title: str) -> RichTable:
 def _exit_if_failed(results: Mapping[Path, list[Result]]) -> None:
     failed = [r for folder in results.values() for r in folder if r.values is None]
     if failed:
-        err.print(f"{len(failed)} run(s) did not finish:", highlight=False)
+        err.print(f"{len(failed)} run(s) did not finish:")
         for result in failed:
-            err.print(f"  {result.unit.name}: {result.failure}", highlight=False, soft_wrap=True)
+            err.print(f"  {result.unit.name}: {result.failure}", soft_wrap=True)
         raise typer.Exit(1)

@@ -23,6 +23,7 @@ class Unit:
         seed: its seed.
         options: what else sets it apart, JSON values.
         total: how many steps it takes, for the progress bar.
+        note: what to hold its accuracy against while it runs, e.g. "ceiling 38.4 %".
     """
 
     name: str
@@ -31,6 +32,7 @@ class Unit:
     seed: int
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     total: int = 1
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

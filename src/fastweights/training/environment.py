@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
         "fastweights": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -39,10 +39,20 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # not there, or installed without its metadata
+        return None
+
+
 def _commit() -> str | None:
     """The commit of the source tree, marked if it was changed; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    here = Path(__file__)
+    git = ["git", "--no-optional-locks", "-C", str(here.parent)]
     try:
+        # Installed inside somebody else's checkout, we are not part of its commit.
+        _output([*git, "ls-files", "--error-unmatch", here.name])
         commit = _output([*git, "rev-parse", "HEAD"])
         changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
     except (OSError, subprocess.SubprocessError):

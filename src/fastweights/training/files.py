@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "write_atomically", "write_json"]
+__all__ = ["is_temporary", "read_json", "write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -27,6 +27,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether :func:`write_atomically` made this file, and was killed before it took it away.
+
+    Example:
+        >>> is_temporary(Path("run/.result.json.4711.tmp")), is_temporary(Path("run/result.json"))
+        (True, False)
+    """
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; a NaN in it is an error, since JSON has none."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -41,5 +51,5 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not UTF-8
         raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -83,7 +83,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a forked torch may hang
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(work, theirs))
-        self.process.start()
+        with _ctrl_c_ignored():  # which the process inherits, before it could say so itself
+            self.process.start()
         theirs.close()  # so that the pipe ends when the process does
         self.name: str | None = None
 
@@ -119,9 +120,21 @@ def _team(work: Work, size: int) -> Iterator[list[_Worker]]:
             worker.process.join()
 
 
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
+    if threading.current_thread() is not threading.main_thread():  # may not set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(work: Work, pipe: Connection) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     while True:
