@@ -114,6 +114,12 @@ def _check(name: str, value: float, low: float, high: float, *, closed: bool) ->
     return float(value)
 
 
+def _check_learnable(learnable: bool) -> bool:
+    if not isinstance(learnable, bool):
+        raise TypeError(f"learnable must be True or False, got {learnable!r}")
+    return learnable
+
+
 class Exponential(Decay):
     """r(k) = rate^k, the decay of Ba, Hinton et al. (2016), equation 1.
 
@@ -133,9 +139,8 @@ class Exponential(Decay):
 
     def __init__(self, rate: float = 0.95, *, learnable: bool = False) -> None:
         super().__init__()
-        rate = _check("rate", rate, 0.0, 1.0, closed=not learnable)
-        self.learnable = learnable
-        self._rate = rate
+        self.learnable = _check_learnable(learnable)
+        self._rate = _check("rate", rate, 0.0, 1.0, closed=not learnable)
         if learnable:
             self.logit_rate = nn.Parameter(torch.empty(()))
             self.reset_parameters()
@@ -169,9 +174,8 @@ class _WithExponent(Decay):
 
     def __init__(self, exponent: float = 0.5, *, learnable: bool = False) -> None:
         super().__init__()
-        exponent = _check("exponent", exponent, 0.0, math.inf, closed=False)
-        self.learnable = learnable
-        self._exponent = exponent
+        self.learnable = _check_learnable(learnable)
+        self._exponent = _check("exponent", exponent, 0.0, math.inf, closed=False)
         if learnable:
             self.log_exponent = nn.Parameter(torch.empty(()))
             self.reset_parameters()
@@ -309,11 +313,9 @@ class Free(Decay):
                 f"values must hold r(1) … r(length − 1), that is {length - 1} numbers, "
                 f"got {len(start)}"
             )
-        if not all(math.isfinite(v) for v in start):
-            raise ValueError(f"values must be finite, got {start}")
         self.horizon = length
-        self.learnable = learnable
-        self._start = [float(v) for v in start]
+        self.learnable = _check_learnable(learnable)
+        self._start = [_check("values", v, -math.inf, math.inf, closed=False) for v in start]
         later = torch.empty(length - 1)
         if learnable:
             self.values = nn.Parameter(later)
