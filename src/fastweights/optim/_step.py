@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fastweights.ops.slow_fast import numba_cpu
 from fastweights.optim._groups import check_group
+from fastweights.optim._overlay import Watch, new_overlay
 
-__all__ = ["Bucket", "fused_step", "gather", "overlay_state", "separate_step", "why_not_fused"]
+__all__ = ["Bucket", "fused_step", "gather", "separate_step", "why_not_fused"]
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Bucket:
     learns: bool
     weights: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
+    slow: list[Tensor] = field(default_factory=list)
     fast: list[Tensor] = field(default_factory=list)
     updates: list[Tensor] = field(default_factory=list)
 
@@ -39,25 +41,24 @@ class Bucket:
         return bool(self.group.get("maximize", False))
 
 
-def overlay_state(parameter: Tensor) -> dict[str, Tensor]:
-    """Fast weights of a parameter that has none yet."""
-    return {"fast_weight": torch.zeros_like(parameter), "fast_update": torch.zeros_like(parameter)}
+def gather(
+    groups: list[dict[str, Any]], states: dict[Tensor, dict[str, Tensor]], watch: Watch
+) -> list[Bucket]:
+    """Sort the parameters that this step moves into buckets.
 
-
-def gather(optimizer: torch.optim.Optimizer) -> list[Bucket]:
-    """Sort the parameters into buckets, giving fast weights to those that learn for the first time.
+    A parameter with its first gradient gets its fast weights; one that others have changed gets
+    the slow weights that go with it.
 
     Raises:
         RuntimeError: a gradient is sparse. Nothing has been changed then.
     """
-    buckets: dict[Any, Bucket] = {}
-    new: list[Tensor] = []
-    for index, group in enumerate(optimizer.param_groups):
+    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None]] = []
+    for index, group in enumerate(groups):
         check_group(group, index)
         for position, parameter in enumerate(group["params"]):
             gradient = parameter.grad
             if gradient is None:
-                if not optimizer.state.get(parameter):
+                if not states.get(parameter):
                     continue
             elif gradient.layout is not torch.strided:
                 raise RuntimeError(
@@ -66,22 +67,23 @@ def gather(optimizer: torch.optim.Optimizer) -> list[Bucket]:
                     f"{tuple(parameter.shape)}) has one of layout {gradient.layout}; use "
                     "sparse=False in nn.Embedding, or train it with an optimizer of its own"
                 )
-            elif not optimizer.state.get(parameter):
-                new.append(parameter)
-            key = (index, parameter.device, parameter.dtype, gradient is None)
-            bucket = buckets.get(key)
-            if bucket is None:
-                bucket = buckets[key] = Bucket(group, gradient is not None)
-            bucket.weights.append(parameter)
-            if gradient is not None:
-                bucket.gradients.append(gradient)
-    for parameter in new:
-        optimizer.state[parameter] = overlay_state(parameter)
-    for bucket in buckets.values():
-        for parameter in bucket.weights:
-            state = optimizer.state[parameter]
-            bucket.fast.append(state["fast_weight"])
-            bucket.updates.append(state["fast_update"])
+            moved.append((index, group, parameter, gradient))
+    buckets: dict[Any, Bucket] = {}
+    for index, group, parameter, gradient in moved:
+        state = states.get(parameter)
+        if not state:
+            states[parameter] = state = new_overlay(parameter)
+        watch.follow(parameter, state)
+        key = (index, parameter.device, parameter.dtype, gradient is None)
+        bucket = buckets.get(key)
+        if bucket is None:
+            bucket = buckets[key] = Bucket(group, gradient is not None)
+        bucket.weights.append(parameter)
+        if gradient is not None:
+            bucket.gradients.append(gradient)
+        bucket.slow.append(state["slow_weight"])
+        bucket.fast.append(state["fast_weight"])
+        bucket.updates.append(state["fast_update"])
     return list(buckets.values())
 
 
@@ -95,6 +97,8 @@ def separate_step(
 ) -> None:
     """The step for any slow optimizer: it runs while the parameters hold their slow weights.
 
+    If it raises, slow and fast weights are as before (the fast updates Δf are not).
+
     Args:
         ops: `reference` or `foreach`.
         buckets: what `gather` returned.
@@ -102,8 +106,7 @@ def separate_step(
     """
     for bucket in buckets:
         if bucket.learns:
-            # Before the slow step: some optimizers (SGD with Nesterov, foreach) overwrite
-            # gradients.
+            # Before the slow step: SGD with Nesterov momentum, foreach, overwrites gradients.
             ops.learn(
                 bucket.updates,
                 bucket.gradients,
@@ -112,15 +115,18 @@ def separate_step(
                 maximize=bucket.maximize,
             )
     for bucket in buckets:
-        ops.withdraw(bucket.weights, bucket.fast)
+        ops.copy(bucket.weights, bucket.slow)
     if slow_optimizer is not None:
         try:
             slow_optimizer.step()
         except BaseException:
             for bucket in buckets:
+                ops.copy(bucket.weights, bucket.slow)
                 ops.apply_overlay(bucket.weights, bucket.fast, None, keep=1.0)
             raise
     for bucket in buckets:
+        if slow_optimizer is not None and bucket.learns:
+            ops.copy(bucket.slow, bucket.weights)
         ops.apply_overlay(
             bucket.weights,
             bucket.fast,
@@ -155,6 +161,7 @@ def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) 
 def _tensors(bucket: Bucket, sgd: torch.optim.Optimizer) -> Iterator[Tensor]:
     yield from bucket.weights
     yield from bucket.gradients
+    yield from bucket.slow
     yield from bucket.fast
     yield from bucket.updates
     if bucket.learns:
@@ -174,28 +181,34 @@ def fused_step(ops: ModuleType, buckets: list[Bucket], sgd: torch.optim.Optimize
     """
     for bucket in buckets:
         if not bucket.learns:
-            ops.withdraw(bucket.weights, bucket.fast)
+            ops.copy(bucket.weights, bucket.slow)
             ops.apply_overlay(bucket.weights, bucket.fast, None, keep=bucket.keep)
             continue
         # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
         rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
-        for w, g, f, u in zip(
-            bucket.weights, bucket.gradients, bucket.fast, bucket.updates, strict=True
+        for w, g, s, f, u in zip(
+            bucket.weights,
+            bucket.gradients,
+            bucket.slow,
+            bucket.fast,
+            bucket.updates,
+            strict=True,
         ):
             state = sgd.state[w]
             first = state.get("momentum_buffer") is None
             if first:
                 state["momentum_buffer"] = torch.zeros_like(w)
-            rows[first].append((w, g, state["momentum_buffer"], f, u))
+            rows[first].append((w, g, state["momentum_buffer"], s, f, u))
         group = bucket.group
         for first, chosen in rows.items():
             if not chosen:
                 continue
-            weights, gradients, buffers, fast, updates = map(list, zip(*chosen, strict=True))
+            weights, gradients, buffers, slow, fast, updates = map(list, zip(*chosen, strict=True))
             numba_cpu.sgd_step(
                 weights,
                 gradients,
                 buffers,
+                slow,
                 fast,
                 updates,
                 slow_lr=float(group["lr"]),

@@ -20,18 +20,12 @@ from fastweights.optim._groups import (
     check_option,
     check_parameters,
 )
-from fastweights.optim._step import (
-    Bucket,
-    fused_step,
-    gather,
-    separate_step,
-    why_not_fused,
-)
+from fastweights.optim._overlay import KEYS, Watch
+from fastweights.optim._step import Bucket, fused_step, gather, separate_step, why_not_fused
 
 __all__ = ["SlowFast"]
 
 _BACKENDS = ("auto", "numba", "foreach", "reference")
-_KEYS = ("fast_weight", "fast_update")
 
 
 class SlowFast(torch.optim.Optimizer):
@@ -55,10 +49,12 @@ class SlowFast(torch.optim.Optimizer):
     ``fast_decay`` are the fast options, each of which a group may set for itself. A scheduler
     given `fast` moves ``fast_lr``. ``maximize`` of a group holds for both.
 
-    :math:`w`, :math:`f` and :math:`\Delta f` are stored, in the dtype of the parameter, and
-    :math:`s = w - f`. Who changes a parameter from outside (loads, clips, prunes it) therefore
-    changes its slow weight, and :math:`s` is known to half a unit in the last place of the larger
-    of :math:`w` and :math:`s`.
+    :math:`s`, :math:`f` and :math:`\Delta f` are stored beside the parameter, in its dtype: three
+    arrays more than the slow optimizer has. So slow weights that nothing moves stay what they are
+    to the last bit, however long a rehearsal and whatever becomes of :math:`f`. Who changes a
+    parameter from outside (loads a model, clips weights) changes its slow weight; it has to be a
+    change that autograd can see, as in ``with torch.no_grad(): p.clamp_(-1, 1)``: one made through
+    ``p.data`` is undone by the next step.
 
     A parameter without a gradient (``grad`` is None: frozen, or not used) learns nothing in that
     step, and its fast weight decays. A step that `torch.amp.GradScaler` skips changes nothing.
@@ -132,6 +128,7 @@ class SlowFast(torch.optim.Optimizer):
         self._rehearsing = False
         self._slow_only = False
         self._fast: FastGroups | None = None
+        self._watch = Watch()  # parameters it has not seen are compared by value
 
     # -- parameter groups: those of the slow optimizer, with three options more ----------------
 
@@ -220,14 +217,18 @@ class SlowFast(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._complete_groups()
-        buckets = gather(self)
+        buckets = gather(self.param_groups, self.state, self._watch)
         ops = reference if self.backend == "reference" else foreach
-        if self._rehearsing:
-            separate_step(ops, buckets, None)
-        elif self._choose(buckets) == "numba":
-            fused_step(ops, buckets, self.slow_optimizer)
-        else:
-            separate_step(ops, buckets, self.slow_optimizer)
+        try:
+            if self._rehearsing:
+                separate_step(ops, buckets, None)
+            elif self._choose(buckets) == "numba":
+                fused_step(ops, buckets, self.slow_optimizer)
+            else:
+                separate_step(ops, buckets, self.slow_optimizer)
+        finally:
+            for bucket in buckets:
+                self._watch.wrote(bucket.weights)
         if self._fast is not None:
             self._fast.step()
         return loss
@@ -235,6 +236,8 @@ class SlowFast(torch.optim.Optimizer):
     def _choose(self, buckets: list[Bucket]) -> str:
         if self.backend in ("foreach", "reference"):
             return self.backend
+        if torch.compiler.is_compiling():
+            return "foreach"  # torch.compile cannot look into another compiler's kernel
         return choose_backend(
             self.backend,
             {
@@ -288,13 +291,14 @@ class SlowFast(torch.optim.Optimizer):
         try:
             with torch.no_grad():
                 for p, state in overlays:
-                    p.sub_(state["fast_weight"])
+                    p.copy_(state["slow_weight"])
             yield
         finally:
             self._slow_only = False
             with torch.no_grad():
                 for p, effective in held:
                     p.copy_(effective)
+            self._watch.wrote([p for p, _ in held])
 
     @torch.no_grad()
     def relax(self, steps: int) -> None:
@@ -321,10 +325,10 @@ class SlowFast(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             check_group(group, index)
             keep = (1.0 - float(group["fast_decay"])) ** steps
-            overlays = [(p, self.state[p]) for p in group["params"] if self.state.get(p)]
-            for p, state in overlays:
-                foreach.withdraw([p], [state["fast_weight"]])
+            for p, state in self._overlays([group]):
+                p.copy_(state["slow_weight"])
                 foreach.apply_overlay([p], [state["fast_weight"]], None, keep=keep)
+                self._watch.wrote([p])
 
     @torch.no_grad()
     def clear(self) -> None:
@@ -345,9 +349,10 @@ class SlowFast(torch.optim.Optimizer):
         """
         self._refuse_in_slow_only("clear")
         for p, state in self._overlays():
-            p.sub_(state["fast_weight"])
-            for key in _KEYS:
-                state[key].zero_()
+            p.copy_(state["slow_weight"])
+            state["fast_weight"].zero_()
+            state["fast_update"].zero_()
+            self._watch.wrote([p])
 
     @torch.no_grad()
     def consolidate(self) -> None:
@@ -369,21 +374,22 @@ class SlowFast(torch.optim.Optimizer):
             (tensor([0.5000]), 0.0)
         """
         self._refuse_in_slow_only("consolidate")
-        for _, state in self._overlays():
-            for key in _KEYS:
-                state[key].zero_()
+        for p, state in self._overlays():
+            state["slow_weight"].copy_(p)
+            state["fast_weight"].zero_()
+            state["fast_update"].zero_()
 
     @torch.no_grad()
     def slow_weights(self, parameter: Tensor) -> Tensor:
-        """The slow weights s = w − f of one parameter, as a new tensor of its shape.
+        """The slow weights s of one parameter, as a new tensor of its shape.
 
         Raises:
             ValueError: the parameter is not in a parameter group.
 
         Example: see the class.
         """
-        fast = self.fast_weights(parameter)
-        return parameter.detach().clone() if self._slow_only else parameter.detach() - fast
+        state = self._overlay_of(parameter)
+        return (state["slow_weight"] if state else parameter.detach()).clone()
 
     @torch.no_grad()
     def fast_weights(self, parameter: Tensor) -> Tensor:
@@ -394,9 +400,7 @@ class SlowFast(torch.optim.Optimizer):
 
         Example: see the class.
         """
-        if not any(parameter is p for group in self.param_groups for p in group["params"]):
-            raise ValueError("parameter must be one that this optimizer was given")
-        state = self.state.get(parameter)
+        state = self._overlay_of(parameter)
         return state["fast_weight"].clone() if state else torch.zeros_like(parameter)
 
     @torch.no_grad()
@@ -408,12 +412,31 @@ class SlowFast(torch.optim.Optimizer):
         norms = [torch.linalg.vector_norm(state["fast_weight"]) for _, state in self._overlays()]
         return math.hypot(*(float(norm) for norm in norms))
 
-    def _overlays(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def _overlay_of(self, parameter: Tensor) -> dict[str, Tensor] | None:
         for group in self.param_groups:
+            for p in group["params"]:
+                if p is parameter:
+                    state = self.state.get(p)
+                    if state and not self._slow_only:
+                        self._watch.follow(p, state)
+                    return state
+        raise ValueError("parameter must be one that this optimizer was given")
+
+    def _overlays(
+        self, groups: list[dict[str, Any]] | None = None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for group in self.param_groups if groups is None else groups:
             for p in group["params"]:
                 state = self.state.get(p)
                 if state:
+                    if not self._slow_only:
+                        self._watch.follow(p, state)
                     yield p, state
+
+    @torch.no_grad()
+    def _follow_all(self) -> None:
+        for _ in self._overlays():
+            pass
 
     def _refuse_in_slow_only(self, what: str) -> None:
         if self._slow_only:
@@ -425,7 +448,7 @@ class SlowFast(torch.optim.Optimizer):
     # -- saving and copying ----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What the slow optimizer saves, and ``fast_weight``, ``fast_update`` per parameter.
+        """What the slow optimizer saves, and ``slow_weight``, ``fast_weight``, ``fast_update``.
 
         With the model's own state (which holds w) it resumes exactly. The slow optimizer's class
         can load it too.
@@ -434,6 +457,7 @@ class SlowFast(torch.optim.Optimizer):
             RuntimeError: inside `slow_only`, where the model's own state would not belong to it.
         """
         self._refuse_in_slow_only("state_dict")
+        self._follow_all()
 
         def add_slow(_: Any, own: dict[str, Any]) -> dict[str, Any]:
             saved = self.slow_optimizer.state_dict()
@@ -463,9 +487,9 @@ class SlowFast(torch.optim.Optimizer):
         def load_slow(_: Any, full: dict[str, Any]) -> dict[str, Any]:
             slow, own = {}, {}
             for key, state in full["state"].items():
-                slow[key] = {k: v for k, v in state.items() if k not in _KEYS}
+                slow[key] = {k: v for k, v in state.items() if k not in KEYS}
                 # A copy: two optimizers must not move one overlay.
-                own[key] = {k: v.clone() for k, v in state.items() if k in _KEYS}
+                own[key] = {k: v.clone() for k, v in state.items() if k in KEYS}
             groups = full["param_groups"]
             if len(groups) == len(self.param_groups):
                 groups = [
@@ -493,6 +517,7 @@ class SlowFast(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_slow_only("copy")
+        self._follow_all()
         return {
             "defaults": self.defaults,
             "state": self.state,
@@ -504,6 +529,7 @@ class SlowFast(torch.optim.Optimizer):
         # Called for copies, and by load_state_dict with groups the slow optimizer has loaded.
         if "slow_optimizer" in state:
             self._start()
+        self._watch = Watch()
         super().__setstate__({k: v for k, v in state.items() if k != "param_groups"})
         self._complete_groups()
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["apply_overlay", "learn", "withdraw"]
+__all__ = ["apply_overlay", "copy", "learn"]
 
 
-def withdraw(weights: list[Tensor], fast: list[Tensor]) -> None:
-    """Take the fast weights out: every weight goes from w to s = w − f, in place.
+def copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """w ← s before the slow optimizer steps on the parameters, s ← w after.
 
     Example:
-        >>> w, f = torch.tensor([3.0]), torch.tensor([1.0])
-        >>> withdraw([w], [f]); w
+        >>> w, s = torch.tensor([3.0]), torch.tensor([2.0])
+        >>> copy([w], [s]); w
         tensor([2.])
     """
-    torch._foreach_sub_(weights, fast)
+    torch._foreach_copy_(targets, sources)
 
 
 def learn(
@@ -52,8 +52,8 @@ def apply_overlay(
     """f ← keep · (f + Δf), then every weight goes from s to w = s + f, in place.
 
     Example:
-        >>> s, f, update = torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([3.0])
-        >>> apply_overlay([s], [f], [update], keep=0.5); s, f
+        >>> w, f, update = (torch.tensor([x]) for x in (2.0, 1.0, 3.0))
+        >>> apply_overlay([w], [f], [update], keep=0.5); w, f
         (tensor([4.]), tensor([2.]))
     """
     if updates is not None:

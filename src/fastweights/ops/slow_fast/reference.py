@@ -3,28 +3,30 @@
     Δs ← α_s Δs − ε_s g        s ← s + Δs
     Δf ← α_f Δf − ε_f g        f ← (1 − h)(f + Δf)        w = s + f,   g = ∂E/∂w
 
-A parameter tensor holds the effective weight w; f and Δf are tensors beside it; s is w − f. Every
-function works in place and allocates whatever it likes; the other backends may not.
+A parameter tensor holds the effective weight w; s, f and Δf are tensors beside it. s is stored, not
+taken as w − f: while it is frozen it must not wander by a rounding error per step, and it has to
+survive an f that overflows. Every function works in place and allocates whatever it likes; the
+other backends may not.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["apply_overlay", "learn", "sgd_step", "withdraw"]
+__all__ = ["apply_overlay", "copy", "learn", "sgd_step"]
 
 
-def withdraw(weights: list[Tensor], fast: list[Tensor]) -> None:
-    """Take the fast weights out: every weight goes from w to s = w − f, in place.
+def copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """w ← s before the slow optimizer steps on the parameters, s ← w after.
 
     Example:
         >>> import torch
-        >>> w, f = torch.tensor([3.0]), torch.tensor([1.0])
-        >>> withdraw([w], [f]); w
+        >>> w, s = torch.tensor([3.0]), torch.tensor([2.0])
+        >>> copy([w], [s]); w
         tensor([2.])
     """
-    for w, f in zip(weights, fast, strict=True):
-        w.copy_(w - f)
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
 
 
 def learn(
@@ -55,20 +57,18 @@ def apply_overlay(
     *,
     keep: float,
 ) -> None:
-    """Move the fast weights and lay them over the slow ones, in place.
-
-    f ← keep · (f + Δf), then every weight goes from s to w = s + f.
+    """Move the fast weights, f ← keep · (f + Δf), and lay them over the slow ones, w ← s + f.
 
     Args:
-        weights: hold the slow weights s on entry, w = s + f after.
+        weights: hold the slow weights s on entry, the effective weights w after.
         fast: the fast weights f.
         updates: Δf, or None where nothing was learned and f only decays.
         keep: what one step leaves of a fast weight, 1 − h.
 
     Example:
         >>> import torch
-        >>> s, f, update = torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([3.0])
-        >>> apply_overlay([s], [f], [update], keep=0.5); s, f
+        >>> w, f, update = (torch.tensor([x]) for x in (2.0, 1.0, 3.0))
+        >>> apply_overlay([w], [f], [update], keep=0.5); w, f
         (tensor([4.]), tensor([2.]))
     """
     for i, (w, f) in enumerate(zip(weights, fast, strict=True)):
@@ -81,6 +81,7 @@ def sgd_step(
     weights: list[Tensor],
     gradients: list[Tensor],
     buffers: list[Tensor],
+    slow: list[Tensor],
     fast: list[Tensor],
     updates: list[Tensor],
     *,
@@ -101,9 +102,10 @@ def sgd_step(
     the equation above while ε_s is constant. Its weight decay pulls on s, never on f.
 
     Args:
-        weights: effective weights w, moved in place, as are all the lists below.
+        weights: effective weights w, written in place, as are all lists but the next.
         gradients: g, one per weight; not changed.
         buffers: SGD's momentum buffers; their content is ignored if ``first``.
+        slow: s.
         fast: f.
         updates: Δf.
         slow_lr, slow_momentum, dampening, weight_decay, nesterov: as in `torch.optim.SGD`.
@@ -114,17 +116,17 @@ def sgd_step(
 
     Example:
         >>> import torch
-        >>> w, g, v, f, update = (torch.tensor([x]) for x in (3.0, 1.0, 0.0, 1.0, 0.0))
-        >>> sgd_step([w], [g], [v], [f], [update], slow_lr=1.0, slow_momentum=0.9, dampening=0.0,
-        ...          weight_decay=0.0, nesterov=False, first=True, fast_lr=0.5, fast_momentum=0.5,
-        ...          keep=0.5)
-        >>> w, f  # s: 2 - 1 = 1, f: (1 - 0.5) / 2
-        (tensor([1.2500]), tensor([0.2500]))
+        >>> w, g, v, s, f, update = (torch.tensor([x]) for x in (3.0, 1.0, 0.0, 2.0, 1.0, 0.0))
+        >>> sgd_step([w], [g], [v], [s], [f], [update], slow_lr=1.0, slow_momentum=0.9,
+        ...          dampening=0.0, weight_decay=0.0, nesterov=False, first=True, fast_lr=0.5,
+        ...          fast_momentum=0.5, keep=0.5)
+        >>> w, s, f  # s: 2 - 1, f: (1 - 0.5) / 2
+        (tensor([1.2500]), tensor([1.]), tensor([0.2500]))
     """
-    withdraw(weights, fast)
     learn(updates, gradients, lr=fast_lr, momentum=fast_momentum, maximize=maximize)
-    for s, g, v in zip(weights, gradients, buffers, strict=True):
+    for s, g, v in zip(slow, gradients, buffers, strict=True):
         g = (-g if maximize else g) + weight_decay * s
         v.copy_(g if first else slow_momentum * v + (1 - dampening) * g)
         s.copy_(s - slow_lr * (g + slow_momentum * v if nesterov else v))
+    copy(weights, slow)
     apply_overlay(weights, fast, updates, keep=keep)

@@ -1,0 +1,68 @@
+"""One of two processes that train together: `python ddp_worker.py RANK FOLDER`; see test_models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastweights.optim import SlowFast
+
+__all__ = ["learn", "network"]
+
+
+def network() -> nn.Module:
+    """The network all processes start from."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.5 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+def learn(model: nn.Module, rank: int, world: int) -> dict[str, list[Tensor]]:
+    """Train on every world-th case of each batch; the weights and fast weights at the end."""
+    params = list(model.parameters())
+    slow = torch.optim.SGD(params, lr=0.05, momentum=0.9)
+    optimizer = SlowFast(slow, lr=0.05, momentum=0.5, decay=0.02)
+    generator = torch.Generator().manual_seed(1)
+
+    def step() -> None:
+        x = torch.randn(8, 6, generator=generator, dtype=torch.float64)[rank::world]
+        y = torch.randn(8, 3, generator=generator, dtype=torch.float64)[rank::world]
+        optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        optimizer.step()
+
+    for _ in range(10):
+        step()
+    with optimizer.rehearsal():
+        for _ in range(5):
+            step()
+    optimizer.relax(3)
+    with optimizer.slow_only():
+        model(torch.zeros(1, 6, dtype=torch.float64))
+    for _ in range(5):
+        step()
+    return {
+        "weights": [p.detach().clone() for p in params],
+        "slow": [optimizer.slow_weights(p) for p in params],
+        "fast": [optimizer.fast_weights(p) for p in params],
+    }
+
+
+def _main() -> None:
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(learn(DistributedDataParallel(network()), rank, 2), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main()
