@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 __all__ = ["Interval", "mean_interval"]
@@ -27,8 +28,11 @@ class Interval(NamedTuple):
         return f"{mean} [{self.low * scale:.{digits}f}, {self.high * scale:.{digits}f}]"
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def mean_interval(values: Sequence[float] | npt.NDArray[np.floating]) -> Interval:
     """The mean and its 95 % bootstrap interval (percentile, 10,000 resamples, fixed seed).
+
+    With few values such intervals are too narrow: for 3, 5, 10 and 30 draws from a normal
+    distribution they hold the true mean in about 76, 84, 91 and 93 % of cases.
 
     Args:
         values: one finite number per seed, at least one.
@@ -46,8 +50,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
     mean = float(sample.mean())
     if sample.size == 1:
         return Interval(mean, None, None, 1)
-    if np.ptp(sample) == 0:  # nothing to resample
-        return Interval(mean, mean, mean, int(sample.size))
+    if np.ptp(sample) == 0:  # nothing to resample, and the mean may be off by rounding
+        return Interval(*[float(sample[0])] * 3, int(sample.size))
     interval = stats.bootstrap(
         (sample,),
         np.mean,
