@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -56,10 +57,15 @@ class RetrievalConfig:
     The fast weights' settings and every learning rate were chosen on validation data.
     """
 
-    arms: tuple[str, ...] = ("fast-weights", "identity", "layer-norm-rnn", "lstm")
-    hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (50,)
+    arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "fast-weights",
+        "identity",
+        "layer-norm-rnn",
+        "lstm",
+    )
+    hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (50,)
     num_pairs: Annotated[int, Field(ge=1, le=26)] = 4
-    first_seed: Annotated[int, Field(ge=0)] = 0
+    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     train_size: Annotated[int, Field(ge=1)] = 100_000
     validation_size: Annotated[int, Field(ge=1)] = 10_000
     test_size: Annotated[int, Field(ge=1)] = 20_000
@@ -167,11 +173,16 @@ class Retrieval:
         for arm in config.arms:
             if arm not in ARMS:
                 raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(ARMS))}")
+        for key in ("arms", "hidden_sizes"):
+            values = getattr(config, key)
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{key} must not repeat itself, got {list(values)}")
         if config.batch_size > config.train_size:
             raise ConfigError(
                 f"batch_size must be at most train_size = {config.train_size}, "
                 f"got {config.batch_size}"
             )
+        ceiling = float(binding_free_ceiling(config.num_pairs))
         return [
             Unit(
                 name=f"{arm}-r{size}-seed{seed}",
@@ -180,6 +191,7 @@ class Retrieval:
                 seed=seed,
                 options={"hidden_size": size},
                 total=config.updates,
+                note=f"ceiling {100 * ceiling:.1f} %",
             )
             for size in config.hidden_sizes
             for seed in range(config.first_seed, config.first_seed + seeds)
@@ -306,8 +318,8 @@ def _summary_table(config: RetrievalConfig, results: Sequence[Result]) -> Table:
             row.append(accuracy.text(scale=100))
             for level in (0.5, 0.9, 0.99):
                 reached = [updates_to(v["curve"], level) for v in values]
-                known = sorted(u for u in reached if u is not None)
-                middle = f"{known[len(known) // 2]:,}" if len(known) == len(reached) else "–"
+                known = [u for u in reached if u is not None]
+                middle = f"{median(known):,.0f}" if len(known) == len(reached) else "–"
                 row.append(middle if known else "never")
         else:
             row += ["failed", *["–"] * 3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import io
 from collections.abc import Sequence
 from importlib import resources
@@ -24,7 +25,7 @@ class Chapter:
     """A section with what it takes to redo it.
 
     Attributes:
-        name: of its anchor.
+        name: of its folder, which tells two runs of one experiment apart.
         section: what to show.
         command: that redoes it.
         settings: its configuration.
@@ -54,10 +55,8 @@ def write_report(path: Path, chapters: Sequence[Chapter]) -> None:
 def write_figures(folder: Path, section: Section) -> None:
     """Write every figure of a section as ``NAME.png``."""
     for picture in section.pictures:
-        write_atomically(
-            folder / f"{picture.name}.png",
-            lambda path, figure=picture.figure: figure.savefig(path, format="png", dpi=144),
-        )
+        save = functools.partial(picture.figure.savefig, format="png", dpi=144)
+        write_atomically(folder / f"{picture.name}.png", save)
 
 
 def _as_data(figure: Figure) -> str:

@@ -5,18 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fastweights.training.loop import read_metrics
 
@@ -26,38 +18,55 @@ SECONDS_PER_LINE = 15.0
 
 
 class _Unit(Protocol):
-    name: str
-    label: str
-    seed: int
-    total: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def note(self) -> str: ...
 
 
 class Display:
-    """One bar for everything with an ETA, and one for each run under way.
+    """One bar for everything with an ETA, and one for each run under way with its accuracy.
 
-    Without a terminal it prints a line now and then.
+    A note that all runs share (their ceiling, mostly) stands beside the bar for everything, others
+    beside their run's accuracy. Without a terminal it prints a line now and then.
+
+    Args:
+        units: the runs.
+        folders: of the runs, by name.
+        console: where to; standard error if it is not given.
     """
 
-    def __init__(self, units: Sequence[Any], folders: Mapping[str, Path], note: str = "") -> None:
+    def __init__(
+        self,
+        units: Sequence[_Unit],
+        folders: Mapping[str, Path],
+        console: Console | None = None,
+    ) -> None:
         self._units = {unit.name: unit for unit in units}
         self._folders = folders
-        self._note = note
-        self._console = Console(stderr=True)
+        notes = {unit.note for unit in units}
+        self._note = notes.pop() if len(notes) == 1 else ""
+        self._console = console or Console(stderr=True)
         self._bars: dict[str, TaskID] = {}
-        self._last_line = 0.0
+        self._last_line = -SECONDS_PER_LINE
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=12),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[state]}", markup=False),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
             disable=not self._console.is_terminal,
+            speed_estimate_period=600,  # validations may be minutes apart
         )
         self._all = self._progress.add_task(
-            "everything", total=sum(u.total for u in units), state=note
+            "everything", total=sum(u.total for u in units), state=self._note
         )
 
     def __enter__(self) -> Display:
@@ -72,29 +81,31 @@ class Display:
     def tick(self, running: Sequence[str]) -> None:
         """Read how far every run is, and show it."""
         done = 0
+        states = {}
         for name, unit in self._units.items():
-            step, state = self._state_of(unit)
+            step, states[name] = self._state_of(unit)
             done += step
             if name in running and name not in self._bars:
-                label = f"{unit.label}, seed {unit.seed}"
-                self._bars[name] = self._progress.add_task(label, total=unit.total, state="")
+                self._bars[name] = self._progress.add_task(_title(unit), total=unit.total, state="")
             if name in self._bars:
                 if name in running:
-                    self._progress.update(self._bars[name], completed=step, state=state)
+                    self._progress.update(self._bars[name], completed=step, state=states[name])
                 else:
                     self._progress.remove_task(self._bars.pop(name))
         self._progress.update(self._all, completed=done)
         if not self._console.is_terminal and time.monotonic() - self._last_line > SECONDS_PER_LINE:
             self._last_line = time.monotonic()
-            total = sum(u.total for u in self._units.values())
-            under_way = ", ".join(
-                f"{self._units[n].label} seed {self._units[n].seed}" for n in running
-            )
-            self._console.print(
-                f"{100 * done / max(total, 1):3.0f} % done; {under_way or 'starting'} {self._note}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._print(running, states)
+
+    def _print(self, running: Sequence[str], states: Mapping[str, str]) -> None:
+        everything = next(task for task in self._progress.tasks if task.id == self._all)
+        parts = [f"{everything.percentage:3.0f} % done"]
+        if (left := everything.time_remaining) is not None:
+            parts.append(f"about {left // 60:.0f}:{left % 60:02.0f} left")
+        if self._note:
+            parts.append(self._note)
+        parts += [f"{_title(self._units[n])}: {states[n] or 'starting'}" for n in running]
+        self._console.print("; ".join(parts), markup=False, highlight=False, soft_wrap=True)
 
     def _state_of(self, unit: _Unit) -> tuple[int, str]:
         folder = self._folders[unit.name]
@@ -105,4 +116,11 @@ class Display:
         if not points:
             return 0, ""
         accuracy = points[-1].get("validation_accuracy")
-        return points[-1]["update"], "" if accuracy is None else f"{100 * accuracy:5.1f} %"
+        parts = [] if accuracy is None else [f"{100 * accuracy:.1f} %"]
+        if unit.note != self._note:
+            parts.append(unit.note)
+        return points[-1].get("update", 0), ", ".join(parts)
+
+
+def _title(unit: _Unit) -> str:
+    return f"{unit.label}, seed {unit.seed}"
