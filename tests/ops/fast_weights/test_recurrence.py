@@ -60,6 +60,15 @@ def test_attention_cannot_go_on_from_a_matrix():
         _call(dataclasses.replace(p, state=after), form="attention")
 
 
+@pytest.mark.parametrize("decay", ["power-law", "factorial", "free"])
+@pytest.mark.parametrize("form", ["auto", "attention"])
+def test_a_matrix_that_the_decay_cannot_age(form, decay):
+    after = _call(problem(3, 1, 4), form="matrix")[1]
+    p = dataclasses.replace(problem(3, 1, 4, decay=decay), state=after)
+    with pytest.raises(ValueError, match=r"state holds a matrix, and .* cannot age one"):
+        _call(p, form=form)
+
+
 def test_a_kernel_that_cannot_run_says_why():
     def refused(p, **how):
         with pytest.raises(ValueError, match=r"backend='numba' cannot run") as caught:

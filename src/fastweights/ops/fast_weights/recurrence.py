@@ -87,6 +87,11 @@ def _check_call(
 
 def _choose_form(form: str, backend: str, decay: Decay, length: int, state: LayerState) -> str:
     check_form(form, decay)
+    if state.matrix is not None and not decay.recurrent:
+        raise ValueError(
+            f"state holds a matrix, and {decay} cannot age one: its memories fade each at its own "
+            "pace. Keep the history: run from the start with this decay"
+        )
     if form == "attention" and state.matrix is not None:
         raise ValueError(
             "form='attention' cannot continue from a state that holds a matrix, because the "
