@@ -51,7 +51,8 @@ def mean_interval(values: Sequence[float] | npt.NDArray[np.floating]) -> Interva
     if sample.size == 1:
         return Interval(mean, None, None, 1)
     if np.ptp(sample) == 0:  # nothing to resample, and the mean may be off by rounding
-        return Interval(*[float(sample[0])] * 3, int(sample.size))
+        value = float(sample[0])
+        return Interval(value, value, value, int(sample.size))
     interval = stats.bootstrap(
         (sample,),
         np.mean,

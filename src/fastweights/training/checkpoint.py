@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +20,11 @@ __all__ = ["load_checkpoint", "save_checkpoint"]
 def save_checkpoint(
     path: Path, model: nn.Module, optimizer: Optimizer, progress: dict[str, Any]
 ) -> None:
-    """Write model, optimizer, random state and ``progress`` (JSON values) to one file."""
+    """Write model, optimizer, random state and ``progress`` (JSON values) to one file.
+
+    Raises:
+        OSError: it cannot be written; the checkpoint before it is still there.
+    """
     state = optimizer.state_dict()["state"]
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     scalars: dict[str, Any] = {}
@@ -35,7 +39,10 @@ def save_checkpoint(
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
     metadata = {"progress": json.dumps(progress), "optimizer": json.dumps(scalars)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    try:
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -49,6 +56,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         progress, scalars = json.loads(metadata["progress"]), json.loads(metadata["optimizer"])
+        random = tensors["random.cpu"]
     except Exception as error:
         raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
     prefix = "model."
@@ -67,7 +75,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
         entries.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    torch.set_rng_state(tensors["random.cpu"])
+    torch.set_rng_state(random)
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class Schedule:
         shape: "cosine" (to zero) or "linear" (constant for half of the updates, then to zero).
         gradient_clip: largest norm of the gradient.
         evaluate_every: updates between validations, each followed by a checkpoint.
+
+    Raises:
+        ValueError: a count below 1, or an unknown shape.
     """
 
     updates: int
@@ -41,6 +45,13 @@ class Schedule:
     shape: str
     gradient_clip: float
     evaluate_every: int
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.shape not in ("cosine", "linear"):
+            raise ValueError(f'shape must be "cosine" or "linear", got {self.shape!r}')
 
     def rate(self, update: int) -> float:
         """The learning rate of an update, counted from 0."""
@@ -87,13 +98,15 @@ def train(
         seed: decides the order of the batches.
         folder: where ``metrics.jsonl`` and ``checkpoint.safetensors`` live.
         device: where to train.
-        writer: a TensorBoard ``SummaryWriter``, or None.
+        writer: a TensorBoard ``SummaryWriter`` of an empty folder, or None; what was measured
+            before this process is written to it too.
 
     Returns:
         The result: test accuracy, validation accuracy, seconds of training.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
+        ValueError: checkpoint and metrics in ``folder`` do not belong together.
     """
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)
@@ -103,6 +116,8 @@ def train(
         progress = load_checkpoint(checkpoint, model, optimizer)
         update, lines, seconds = progress["update"], progress["lines"], progress["seconds"]
     _keep_lines(metrics, lines)
+    for point in read_metrics(metrics):
+        _show(point, writer)
 
     per_epoch = len(splits.train) // schedule.batch_size
     batches: tuple[Tensor, ...] = ()
@@ -139,14 +154,14 @@ def train(
         }
         with metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the checkpoint counts on this line
         lines += 1
         so_far = seconds + time.perf_counter() - started
         save_checkpoint(
             checkpoint, model, optimizer, {"update": update, "lines": lines, "seconds": so_far}
         )
-        if writer is not None:
-            writer.add_scalar("loss", point["loss"], update)
-            writer.add_scalar("accuracy/validation", point["validation_accuracy"], update)
+        _show(point, writer)
     curve = read_metrics(metrics)
     return {
         "test_accuracy": accuracy(model, splits.test, device),
@@ -158,14 +173,25 @@ def train(
 
 
 def _keep_lines(path: Path, count: int) -> None:
-    """Cut off what was written after the checkpoint, half a line perhaps."""
-    if not path.exists():
-        path.touch()
-        return
+    """Cut off what was written after the checkpoint, half a line perhaps.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    path.touch()
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    if len(lines) != count:
+    if len(lines) < count:
+        raise ValueError(f"{path} has {len(lines)} lines, but its checkpoint counts {count}")
+    if len(lines) > count:
         text = "".join(lines[:count])
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _show(point: dict[str, Any], writer: Any) -> None:
+    """A point for TensorBoard, if it is wanted."""
+    if writer is not None:
+        writer.add_scalar("loss", point["loss"], point["update"])
+        writer.add_scalar("accuracy/validation", point["validation_accuracy"], point["update"])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
