@@ -189,13 +189,18 @@ class FastWeightsRNN(FastWeightsBase):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, state)
-        kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
-        self._check_input(input, f"{kind} or (L, input_size)", (2, 3))
+        self._check_sequence(input)
         x = self._time_first(input)
         output, after = self._forward_padded(x, self._batched_state(state, input), None)
         if input.dim() == 2:
             return output[:, 0], after[0]
         return (output.transpose(0, 1) if self.batch_first else output), after
+
+    def _check_sequence(self, input: Tensor) -> None:
+        kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
+        self._check_input(input, f"{kind} or (L, input_size)", (2, 3))
+        if self._time_first(input).shape[0] == 0:
+            raise ValueError(f"input must have at least one step, got shape {tuple(input.shape)}")
 
     def _time_first(self, input: Tensor) -> Tensor:
         """(L, N, features) of a batched or unbatched input."""
@@ -237,8 +242,6 @@ class FastWeightsRNN(FastWeightsBase):
     def _forward_padded(
         self, x: Tensor, state: FastWeightsState | None, lengths: Tensor | None
     ) -> tuple[Tensor, FastWeightsState]:
-        if x.shape[0] == 0:
-            raise ValueError(f"input must have at least one step, got shape {tuple(x.shape)}")
         after: list[LayerState] = []
         for k in range(self.num_layers):
             outputs = []
@@ -307,8 +310,7 @@ class FastWeightsRNN(FastWeightsBase):
             raise TypeError(f"layer must be an integer, got {type(layer).__name__}")
         if not 0 <= layer < self._states:
             raise ValueError(f"layer must lie in 0 … {self._states - 1}, got {layer}")
-        kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
-        self._check_input(input, f"{kind} or (L, input_size)", (2, 3))
+        self._check_sequence(input)
         x, state = self._time_first(input), self._batched_state(state, input)
         below = layer // (2 if self.bidirectional else 1)
         for k in range(below + 1):
