@@ -37,11 +37,15 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of a unit: ``values`` if it finished, ``failure`` if it did not."""
+    """What became of a unit: ``values`` if it finished, ``failure`` if it did not.
+
+    ``folder`` holds what it wrote, finished or not.
+    """
 
     unit: Unit
     values: dict[str, Any] | None
     failure: str | None = None
+    folder: Path = Path()
 
 
 class Experiment(Protocol):

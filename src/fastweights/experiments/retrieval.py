@@ -24,7 +24,7 @@ from fastweights.report.section import Claim, Picture, Section, Table
 from fastweights.report.statistics import mean_interval
 from fastweights.tasks import AssociativeRetrieval, binding_free_ceiling
 from fastweights.training.config import ConfigError, nearest
-from fastweights.training.loop import Schedule, train, updates_to
+from fastweights.training.loop import Schedule, read_metrics, train, updates_to
 
 __all__ = ["ARMS", "PUBLISHED_ERRORS", "Retrieval", "RetrievalConfig", "paper", "quick"]
 
@@ -397,15 +397,19 @@ def _learning_curves(
         label: str | None = ARMS[arm].label
         for result in results:
             unit = result.unit
-            if unit.arm != arm or unit.options["hidden_size"] != size or result.values is None:
+            if unit.arm != arm or unit.options["hidden_size"] != size:
                 continue
-            curve = result.values["curve"]
+            curve = _curve(result)
+            if not curve:
+                continue
             axes.plot(
                 [point["update"] for point in curve],
                 [100 * point["validation_accuracy"] for point in curve],
                 color=colour,
                 linestyle=style,
                 linewidth=1.3,
+                marker="" if result.values else "x",
+                markevery=[-1],
                 label=label,
             )
             label = None
@@ -426,7 +430,8 @@ def _learning_curves(
         ylim=(0, 102),
         title=f"Associative retrieval, K = {config.num_pairs}, R = {size}: every seed",
     )
-    figure.legend(loc="outside right upper", frameon=False)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside right upper", frameon=False)
     labels = ", ".join(ARMS[arm].label for arm in config.arms)
     return Picture(
         name=f"retrieval-k{config.num_pairs}-r{size}",
@@ -435,5 +440,16 @@ def _learning_curves(
             f"Validation accuracy against updates at R = {size} for {labels}; one line per seed, "
             f"with the binding-free ceiling at {100 * ceiling:.1f} per cent."
         ),
-        caption="Validation accuracy while training, a line per seed.",
+        caption=(
+            "Validation accuracy while training, a line per seed. A cross ends the line of a run "
+            "that did not finish."
+        ),
     )
+
+
+def _curve(result: Result) -> list[dict[str, Any]]:
+    """The validations of a run, as far as it came."""
+    if result.values is not None:
+        return result.values["curve"]
+    metrics = result.folder / "metrics.jsonl"
+    return read_metrics(metrics) if metrics.exists() else []

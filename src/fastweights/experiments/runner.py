@@ -247,9 +247,10 @@ def results_of(plan: Plan) -> list[Result]:
     for unit in plan.units:
         home = plan.unit_folder(unit)
         if (home / "result.json").exists():
-            results.append(Result(unit, read_json(home / "result.json")))
+            results.append(Result(unit, read_json(home / "result.json"), None, home))
         elif (home / "failure.json").exists():
-            results.append(Result(unit, None, read_json(home / "failure.json")["reason"]))
+            reason = read_json(home / "failure.json")["reason"]
+            results.append(Result(unit, None, reason, home))
         else:
-            results.append(Result(unit, None, "not finished"))
+            results.append(Result(unit, None, "not finished", home))
     return results
