@@ -1,0 +1,475 @@
+"""Runs in folders: killed, resumed, refused, extended; and the numbers stay the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastweights.experiments import runner
+from fastweights.experiments.base import Unit
+from fastweights.experiments.retrieval import Retrieval, RetrievalConfig
+from fastweights.experiments.runner import (
+    Plan,
+    load_plan,
+    prepare,
+    results_of,
+    run_plan,
+    stored_seeds,
+)
+from fastweights.training.config import ConfigError, as_dict, with_overrides
+from fastweights.training.files import read_json
+
+SMALL = [
+    "arms=fast-weights,lstm",
+    "num_pairs=2",
+    "hidden_sizes=6",
+    "head_size=8",
+    "train_size=256",
+    "validation_size=64",
+    "test_size=64",
+    "batch_size=16",
+    "updates=500",
+    "evaluate_every=10",
+]
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    start = [sys.executable, "-m", "fastweights", "run", "retrieval", "--seeds", "1"]
+    return [*start, "--out", str(folder), *settings, *more]
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    """A process group of its own, as a terminal makes one."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        words,
+        start_new_session=True,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def lines_in(folder: Path) -> int:
+    return sum(len(p.read_bytes().splitlines()) for p in folder.glob("units/*/metrics.jsonl"))
+
+
+def wait_for_progress(folder: Path, process: subprocess.Popen[str], before: int) -> None:
+    for _ in range(6000):
+        assert process.poll() is None, process.communicate()
+        if lines_in(folder) > before:
+            return
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def workers_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+@dataclasses.dataclass
+class Life:
+    """What became of a run that was interrupted in every way."""
+
+    folder: Path
+    kills: int
+    lines: list[int]
+    ctrl_c: tuple[int, str]
+    last: tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted, on one worker."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    process = start(command(folder, "--workers", "1"))
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return folder
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """Killed three times, then Ctrl-C, then one of two workers killed; the rest undisturbed."""
+    folder = tmp_path_factory.mktemp("a life") / "it's [x]"
+    moments = random.Random(61)
+    kills, lines = 0, []
+    for _ in range(3):
+        before = lines_in(folder)
+        process = start(command(folder, "--workers", "1", "--resume"))
+        wait_for_progress(folder, process, before)
+        time.sleep(moments.uniform(0, 0.2))
+        os.killpg(process.pid, signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.communicate()
+        lines.append(lines_in(folder))
+
+    process = start(command(folder, "--workers", "2", "--resume"))
+    wait_for_progress(folder, process, lines[-1])
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    ctrl_c = process.returncode, error
+
+    pasted = error.strip().splitlines()[-1].strip()
+    scripts = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    process = start(["sh", "-c", f"{scripts}; exec {pasted}"])
+    wait_for_progress(folder, process, lines_in(folder))
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    output, error = process.communicate(timeout=300)
+    return Life(folder, kills, lines, ctrl_c, (process.returncode, output, error))
+
+
+def test_it_was_interrupted_while_it_ran(life: Life, whole: Path) -> None:
+    assert life.kills == 3
+    assert 0 < life.lines[0] < life.lines[1] < life.lines[2] < lines_in(whole)
+
+
+def test_ctrl_c_says_how_to_go_on(life: Life) -> None:
+    code, error = life.ctrl_c
+    assert code == 130
+    assert "Stopped" in error
+    assert "Traceback" not in error
+    words = shlex.split(error.strip().splitlines()[-1])
+    assert words[:3] == ["fastweights", "run", "retrieval"]
+    assert words[words.index("--out") + 1] == str(life.folder)
+    assert words[words.index("--workers") + 1] == "2"
+
+
+def test_the_pasted_command_ends_the_run_though_a_worker_was_killed(life: Life) -> None:
+    code, output, error = life.last
+    assert code == 0, error
+    assert "Traceback" not in error
+    assert str(life.folder / "report.html") in output
+    assert not list(life.folder.glob("units/*/failure.json"))
+
+
+@pytest.mark.parametrize("unit", ["fast-weights-r6-seed0", "lstm-r6-seed0"])
+def test_an_interrupted_run_ends_with_the_same_numbers(unit: str, life: Life, whole: Path) -> None:
+    one, other = whole / "units" / unit, life.folder / "units" / unit
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    expected, result = (read_json(folder / "result.json") for folder in (one, other))
+    assert expected.pop("seconds") > 0
+    assert result.pop("seconds") > 0
+    assert result == expected
+    wanted, tensors = (load_file(folder / "checkpoint.safetensors") for folder in (one, other))
+    assert wanted.keys() == tensors.keys()
+    assert len(wanted) > 20
+    for name, tensor in wanted.items():
+        assert torch.equal(tensor, tensors[name]), name
+
+
+def test_no_temporary_file_is_left(life: Life) -> None:
+    assert not list(life.folder.rglob("*.tmp"))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs one after another without worker processes."""
+
+    def run_all(
+        work: Callable[[str], None],
+        names: list[str],
+        *,
+        workers: int,
+        tick: Callable[[list[str]], None],
+    ) -> dict[str, str]:
+        failures = {}
+        for name in names:
+            tick([name])
+            try:
+                work(name)
+            except Exception as error:
+                failures[name] = f"{type(error).__name__}: {error}"
+        return failures
+
+    monkeypatch.setattr(runner, "run_all", run_all)
+
+
+def plan_in(folder: Path, *more: str, seeds: int = 1) -> Plan:
+    config = with_overrides(RetrievalConfig(), [*SMALL, "updates=20", *more])
+    return Plan(Retrieval(), "quick", config, seeds, folder)
+
+
+def do(plan: Plan, *, resume: bool = False, tensorboard: bool = False) -> None:
+    prepare(plan, resume=resume)
+    run_plan(plan, workers=1, tensorboard=tensorboard, tick=lambda _: None)
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.glob("units/*/*") if p.is_file()}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_more_seeds_are_added_and_none_is_run_again(tmp_path: Path) -> None:
+    do(plan_in(tmp_path))
+    before = written(tmp_path)
+    assert len(results_of(load_plan(tmp_path))) == 2
+    do(plan_in(tmp_path, seeds=2), resume=True)
+    assert stored_seeds(tmp_path) == 2
+    results = results_of(load_plan(tmp_path))
+    assert [r.unit.seed for r in results] == [0, 0, 1, 1]
+    assert all(r.values for r in results)
+    after = written(tmp_path)
+    assert len(after) == 2 * len(before)
+    assert before.items() <= after.items()
+    with pytest.raises(ConfigError, match=r"holds 2 seeds; .* not drop them, got --seeds 1"):
+        prepare(plan_in(tmp_path, seeds=1), resume=True)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_folder_says_what_it_is(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    do(plan)
+    found = load_plan(tmp_path)
+    assert (found.config, found.seeds, found.units) == (plan.config, plan.seeds, plan.units)
+    for unit in plan.units:
+        home = plan.unit_folder(unit)
+        described = read_json(home / "config.json")
+        assert described["seed"] == unit.seed
+        assert described["config"] == as_dict(plan.config)
+        environment = read_json(home / "environment.json")
+        assert environment["device"] == "cpu"
+        assert environment["packages"]["torch"]
+        assert (home / "metrics.jsonl").exists()
+        assert 0 <= read_json(home / "result.json")["test_accuracy"] <= 1
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other"])
+def test_a_damaged_checkpoint_is_that_runs_failure(tmp_path: Path, damage: str) -> None:
+    plan = plan_in(tmp_path)
+    do(plan)
+    home = plan.unit_folder(plan.units[0])
+    path = home / "checkpoint.safetensors"
+    other = plan.unit_folder(plan.units[1]) / "checkpoint.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"truncated": whole[: len(whole) // 2], "empty": b"", "other": other.read_bytes()}[damage]
+    )
+    (home / "result.json").unlink()
+    do(plan, resume=True)
+    first, second = results_of(plan)
+    assert first.values is None
+    assert str(path) in (first.failure or "")
+    assert second.values is not None
+    path.write_bytes(whole)
+    do(plan, resume=True)
+    assert all(r.values for r in results_of(plan))
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_full_disk_fails_one_run_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastweights.training import checkpoint
+
+    do(plan_in(tmp_path / "whole"))
+    save, calls = checkpoint.save_file, []
+
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        calls.append(path)
+        if len(calls) < 2:
+            save(tensors, path, metadata=metadata)
+            return
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    plan = plan_in(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        do(plan)
+    first, second = results_of(plan)
+    assert first.values is None
+    assert "No space left on device" in (first.failure or "")
+    assert "Traceback" in read_json(plan.unit_folder(first.unit) / "failure.json")["traceback"]
+    assert second.values is None  # its very first checkpoint did not fit
+    assert load_file(plan.unit_folder(first.unit) / "checkpoint.safetensors")
+    assert not (plan.unit_folder(second.unit) / "checkpoint.safetensors").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+    do(plan, resume=True)
+    for result in results_of(plan):
+        assert result.values is not None
+        whole = read_json(tmp_path / "whole" / "units" / result.unit.name / "result.json")
+        assert {**result.values, "seconds": 0} == {**whole, "seconds": 0}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_failure_that_cannot_be_noted_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = runner.write_json
+
+    def full(path: Path, content: Any) -> None:
+        if path.parent.name.startswith("lstm") or path.name == "failure.json":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(runner, "write_json", full)
+    do(plan_in(tmp_path))
+    first, second = results_of(plan_in(tmp_path))
+    assert first.values is not None
+    assert second.failure == "not finished"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    home = plan.unit_folder(plan.units[0])
+    home.mkdir(parents=True)
+    (home / ".checkpoint.safetensors.123.tmp").write_bytes(b"half")
+    (tmp_path / "experiment.json").write_text("")
+    (tmp_path / "experiment.json").rename(tmp_path / ".experiment.json.123.tmp")
+    (tmp_path / "units").rename(tmp_path / "aside")
+    with pytest.raises(ConfigError, match="not empty"):
+        prepare(plan, resume=True)
+    (tmp_path / "aside").rename(tmp_path / "units")
+    with pytest.raises(ConfigError, match="not empty"):
+        prepare(plan, resume=True)
+    (tmp_path / "units").rename(tmp_path.with_name("elsewhere"))
+    prepare(plan, resume=True)
+    tmp_path.with_name("elsewhere").rename(tmp_path / "units")
+    do(plan, resume=True)
+    assert not list(home.glob(".*.tmp"))
+
+
+def test_two_processes_never_run_one_folder(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    prepare(plan, resume=False)
+
+    def tick(_: object) -> None:
+        with pytest.raises(ConfigError, match="is in use"):
+            run_plan(plan, workers=1, tensorboard=False, tick=lambda _: None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, workers=1, tensorboard=False, tick=tick)
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return {
+        tag: [(e.step, e.value) for e in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["scalars"]
+    }
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:tensorboard", "ignore::DeprecationWarning:google"
+)
+def test_tensorboard_shows_every_point_once_though_it_was_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastweights.training import loop
+
+    save, saved = loop.save_checkpoint, []
+
+    def killed(*args: Any) -> None:
+        save(*args)
+        saved.append(args)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    plan = plan_in(tmp_path, "arms=lstm", "updates=40")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do(plan, tensorboard=True)
+    do(plan, resume=True, tensorboard=True)
+    home = plan.unit_folder(plan.units[0])
+    curve = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+    assert [p["update"] for p in curve] == [10, 20, 30, 40]
+    shown = events(home / "tensorboard")
+    for tag, key in (("loss", "loss"), ("accuracy/validation", "validation_accuracy")):
+        assert shown[tag] == [(p["update"], pytest.approx(p[key])) for p in curve]
+
+
+class Nothing:
+    """An experiment whose runs are what a test wants them to be."""
+
+    name, title, summary = "retrieval", "Nothing", ""
+    presets = Retrieval.presets
+    seeds = Retrieval.seeds
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def units(self, config: Any, seeds: int) -> list[Unit]:
+        return [Unit(name, name, "arm", 0) for name in self.names]
+
+    run = section = None
+
+
+@pytest.mark.parametrize(("names", "message"), [((), "nothing to run"), (("a", "b", "a"), "twice")])
+def test_a_plan_without_distinct_runs_is_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    plan = Plan(Nothing(*names), "quick", RetrievalConfig(), 1, tmp_path / "run")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        prepare(plan, resume=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"experiment": "x"}', '{"experiment": "retrieval", "preset": "x"}']
+)
+def test_a_damaged_description_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "experiment.json").write_text(content)
+    for call in (load_plan, stored_seeds, lambda f: prepare(plan_in(f), resume=True)):
+        with pytest.raises(ConfigError, match=r"experiment\.json|unknown experiment 'x'"):
+            call(tmp_path)
+
+
+def settings() -> Iterator[str]:
+    yield "hidden_sizes=[20, 50]"
+    yield 'arms=["lstm", "gru"]'
+    yield "learning_rate=1e-05"
+    yield "schedule=linear"
+
+
+def test_the_command_is_read_back_by_a_shell(tmp_path: Path) -> None:
+    config = with_overrides(RetrievalConfig(), list(settings()))
+    plan = Plan(Retrieval(), "paper", config, 7, tmp_path, "cuda:1")
+    words = shlex.split(plan.command())
+    assert words[:3] == ["fastweights", "run", "retrieval"]
+    assert words[words.index("--preset") + 1] == "paper"
+    assert words[words.index("--seeds") + 1] == "7"
+    assert words[words.index("--device") + 1] == "cuda:1"
+    overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert with_overrides(Retrieval.presets["paper"](), overrides) == config
+
+
+@pytest.mark.parametrize("text", ["plain", "it's", "12", "true", '"x"', "[1]", "null", ""])
+def test_text_that_looks_like_json_stays_text(text: str) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        name: str = "-"
+
+    assert with_overrides(Config(), [f"name={runner._shown(text)}"]).name == text
