@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
 from matplotlib.figure import Figure
 
 from fastweights.report.section import Section
@@ -61,5 +62,6 @@ def write_figures(folder: Path, section: Section) -> None:
 
 def _as_data(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "fastweights"}):  # the same bytes every time
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
