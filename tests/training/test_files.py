@@ -1,0 +1,54 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastweights.training.files import is_temporary, read_json, write_atomically, write_json
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.mktemp("json") / "a" / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        assert is_temporary(temporary)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, fail)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, math.nan)
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+    assert read_json(path) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+def test_what_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"value\.json is not valid JSON"):
+        read_json(path)
