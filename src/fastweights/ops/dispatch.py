@@ -6,6 +6,8 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 
+import torch
+
 __all__ = ["choose_backend"]
 
 logger = logging.getLogger("fastweights")
@@ -41,7 +43,8 @@ def choose_backend(
     for name, why_not in reasons.items():
         reason = why_not()
         if reason is None:
-            _say_once(operation, name, tuple(refused))
+            if not torch.compiler.is_compiling():  # which traces no logs, and warns of caches
+                _say_once(operation, name, tuple(refused))
             return name
         refused.append(f"{name}: {reason}")
     raise ValueError(f"no backend can run this {operation}: {'; '.join(refused)}")
