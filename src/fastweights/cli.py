@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from fastweights import __version__
@@ -187,6 +188,8 @@ def _show(section: Section) -> None:
             shown.add_column(column, no_wrap=i > 0)
         for row in table.rows:
             shown.add_row(*row)
+        if Measurement.get(out, out.options.update(width=1000), shown).minimum > out.width:
+            continue  # too wide for this terminal; the report has it
         out.print(shown)
         out.print(table.caption, style="dim")
     if section.claims:

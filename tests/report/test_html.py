@@ -162,6 +162,12 @@ def test_the_page_is_whole_or_absent(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    one, _ = page_of(tmp_path, chapter())
+    other, _ = page_of(tmp_path, chapter())
+    assert one == other
+
+
 def test_figures_as_files(tmp_path: Path) -> None:
     write_figures(tmp_path / "figures", section())
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["curve.png"]

@@ -20,7 +20,7 @@ class Unit:
         name: of its folder, unique in the experiment.
         label: what people call it, e.g. "fast weights, R = 50".
         arm: which variant runs.
-        seed: its seed.
+        seed: its seed; None if it is not one run of several, or does all seeds at once.
         options: what else sets it apart, JSON values.
         total: how many steps it takes, for the progress bar.
         note: what to hold its accuracy against while it runs, e.g. "ceiling 38.4 %".
@@ -29,7 +29,7 @@ class Unit:
     name: str
     label: str
     arm: str
-    seed: int
+    seed: int | None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     total: int = 1
     note: str = ""

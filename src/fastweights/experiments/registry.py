@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fastweights.experiments.base import Experiment
+from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.retrieval import Retrieval
+from fastweights.experiments.transfer import Transfer
 from fastweights.training.config import ConfigError, nearest
 
 __all__ = ["EXPERIMENTS", "find"]
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (Retrieval(),)}
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (Retrieval(), Deblurring(), Transfer())}
 
 
 def find(name: str) -> Experiment:

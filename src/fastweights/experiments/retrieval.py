@@ -202,6 +202,7 @@ class Retrieval:
         self, config: RetrievalConfig, unit: Unit, folder: Path, device: str, writer: Any
     ) -> dict[str, Any]:
         task = _task(config)
+        assert unit.seed is not None
         torch.manual_seed(unit.seed)
         arm, size = ARMS[unit.arm], unit.options["hidden_size"]
         layer = arm.build(config, task.vocabulary_size, size)
@@ -242,7 +243,11 @@ class Retrieval:
                 "reach: a network that stops there has learned the values and not the binding."
             ),
             claims=_claims(config, results),
-            tables=[_summary_table(config, results), _network_table(results), _seed_table(results)],
+            tables=[
+                _summary_table(config, results),
+                _network_table(config, results),
+                _seed_table(results),
+            ],
             pictures=[
                 _learning_curves(config, results, size, ceiling) for size in config.hidden_sizes
             ],
@@ -342,7 +347,7 @@ def _summary_table(config: RetrievalConfig, results: Sequence[Result]) -> Table:
     )
 
 
-def _network_table(results: Sequence[Result]) -> Table:
+def _network_table(config: RetrievalConfig, results: Sequence[Result]) -> Table:
     rows = [
         [
             ARMS[arm].label,
@@ -350,6 +355,7 @@ def _network_table(results: Sequence[Result]) -> Table:
             f"{values[0]['learning_rate']:g}",
             f"{values[0]['layer_parameters']:,}",
             f"{values[0]['parameters']:,}",
+            f"{_state_size(config, arm, size):,}",
             f"{sum(v['seconds'] for v in values) / len(values):.1f}",
         ]
         for (arm, size), values in _finished(results).items()
@@ -358,11 +364,29 @@ def _network_table(results: Sequence[Result]) -> Table:
     return Table(
         caption=(
             "The networks: highest learning rate, parameters of the recurrent layer and of the "
-            "whole, mean seconds of training on one thread beside the other workers."
+            "whole, numbers the layer carries when it has read a sequence (fast weights keep the "
+            "vectors they wrote; as a matrix they would be R × R), mean seconds of training on one "
+            "thread beside the other workers."
         ),
-        columns=("network", "R", "learning rate", "layer", "whole", "seconds"),
+        columns=("network", "R", "learning rate", "layer", "whole", "state", "seconds"),
         rows=rows,
     )
+
+
+def _state_size(config: RetrievalConfig, arm: str, hidden_size: int) -> int:
+    """How many numbers a layer carries for one sequence, after its last token."""
+    task = _task(config)
+    layer = ARMS[arm].build(config, task.vocabulary_size, hidden_size)
+    with torch.no_grad():
+        _, state = layer(torch.zeros(task.length, 1, task.vocabulary_size))
+    return _numbers(state)
+
+
+def _numbers(state: Any) -> int:
+    if isinstance(state, Tensor):
+        return state.numel() if state.is_floating_point() else 0
+    parts = vars(state).values() if dataclasses.is_dataclass(state) else state
+    return sum(_numbers(part) for part in parts if part is not None)
 
 
 def _seed_table(results: Sequence[Result]) -> Table:

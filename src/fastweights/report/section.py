@@ -37,7 +37,7 @@ class Claim:
         claim: in words, with its source.
         published: the published figure, as printed.
         ours: our figure with its 95 % interval.
-        n: how many seeds.
+        n: how many seeds, or independent draws of a simulation.
         verdict: by the rule the section states.
     """
 

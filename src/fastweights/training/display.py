@@ -23,7 +23,7 @@ class _Unit(Protocol):
     @property
     def label(self) -> str: ...
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int | None: ...
     @property
     def total(self) -> int: ...
     @property
@@ -123,4 +123,4 @@ class Display:
 
 
 def _title(unit: _Unit) -> str:
-    return f"{unit.label}, seed {unit.seed}"
+    return unit.label if unit.seed is None else f"{unit.label}, seed {unit.seed}"

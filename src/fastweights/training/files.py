@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,13 @@ def is_temporary(path: Path) -> bool:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; a NaN in it is an error, since JSON has none."""
+    """Write JSON atomically; a NaN in it is an error, since JSON has none.
+
+    A list of numbers stands on one line.
+    """
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # Text in JSON holds no line ends as such, so this finds lists only.
+    text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), text)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastweights.experiments.deblurring_model.config import (
     CONDITIONS,
+    VARIANTS,
     Condition,
     DeblurringConfig,
 )
@@ -14,14 +15,18 @@ from fastweights.experiments.deblurring_model.simulation import (
     Score,
     simulate,
 )
+from fastweights.experiments.deblurring_model.values import as_values, from_values
 
 __all__ = [
     "CONDITIONS",
+    "VARIANTS",
     "Condition",
     "DeblurringConfig",
     "DeblurringResult",
     "Phase",
     "Rehearsal",
     "Score",
+    "as_values",
+    "from_values",
     "simulate",
 ]
