@@ -178,9 +178,45 @@ def test_hooks_around_saving_see_the_whole_state() -> None:
     assert seen["saved"] == keys
     assert seen["loading"] == keys
     assert seen["after"] == optimizer.fast_norm()
-    # Nothing of ours stays among the hooks.
-    again = optimizer.state_dict()
-    assert set(again["state"][0]) == keys
+
+
+def test_saving_and_loading_leave_no_hooks_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    calls: list[str] = []
+    slow = optimizer.slow_optimizer
+    for name in ("state_dict", "load_state_dict"):
+        method = getattr(slow, name)
+        monkeypatch.setattr(
+            slow, name, lambda *a, n=name, m=method: (calls.append(n), m(*a))[1], raising=False
+        )
+    for _ in range(3):
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert calls == 3 * ["state_dict", "load_state_dict"]
+
+
+def test_the_parameters_decide_where_a_loaded_state_does_not_go_with_them() -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(2))
+    state = copy.deepcopy(optimizer.state_dict())
+    train(model, optimizer, range(2, 4))
+    weights = [p.detach().clone() for p in model.parameters()]
+    optimizer.load_state_dict(state)
+    for p, w in zip(model.parameters(), weights, strict=True):
+        assert torch.equal(p, w)
+        assert torch.equal(optimizer.fast_weights(p), optimizer.state[p]["fast_weight"])
+        torch.testing.assert_close(optimizer.slow_weights(p) + optimizer.fast_weights(p), w)
+
+
+def test_what_is_saved_goes_with_what_the_parameters_hold() -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(2))
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    saved = optimizer.state_dict()["state"][0]
+    torch.testing.assert_close(saved["slow_weight"] + saved["fast_weight"], model[0].weight.data)
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])

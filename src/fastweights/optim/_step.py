@@ -125,7 +125,7 @@ def separate_step(
                 ops.apply_overlay(bucket.weights, bucket.fast, None, keep=1.0)
             raise
     for bucket in buckets:
-        if slow_optimizer is not None and bucket.learns:
+        if slow_optimizer is not None:
             ops.copy(bucket.slow, bucket.weights)
         ops.apply_overlay(
             bucket.weights,

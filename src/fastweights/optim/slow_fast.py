@@ -433,11 +433,6 @@ class SlowFast(torch.optim.Optimizer):
                         self._watch.follow(p, state)
                     yield p, state
 
-    @torch.no_grad()
-    def _follow_all(self) -> None:
-        for _ in self._overlays():
-            pass
-
     def _refuse_in_slow_only(self, what: str) -> None:
         if self._slow_only:
             raise RuntimeError(
@@ -457,7 +452,8 @@ class SlowFast(torch.optim.Optimizer):
             RuntimeError: inside `slow_only`, where the model's own state would not belong to it.
         """
         self._refuse_in_slow_only("state_dict")
-        self._follow_all()
+        with torch.no_grad():
+            list(self._overlays())  # what is saved goes with what the parameters hold
 
         def add_slow(_: Any, own: dict[str, Any]) -> dict[str, Any]:
             saved = self.slow_optimizer.state_dict()
@@ -517,7 +513,6 @@ class SlowFast(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_slow_only("copy")
-        self._follow_all()
         return {
             "defaults": self.defaults,
             "state": self.state,
