@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -13,8 +14,33 @@ from torch import Tensor
 from fastweights.ops.slow_fast import numba_cpu
 from fastweights.optim._groups import check_group
 from fastweights.optim._overlay import Watch, new_overlay
+from fastweights.optim._uses import OverlayUses
 
-__all__ = ["Bucket", "fused_step", "gather", "separate_step", "why_not_fused"]
+__all__ = [
+    "Bucket",
+    "check_slow_optimizer",
+    "fused_step",
+    "gather",
+    "separate_step",
+    "why_not_fused",
+]
+
+
+def check_slow_optimizer(slow_optimizer: Any) -> None:
+    """Raise unless this optimizer can move the slow weights."""
+    if isinstance(slow_optimizer, OverlayUses) or not isinstance(
+        slow_optimizer, torch.optim.Optimizer
+    ):
+        raise TypeError(
+            "slow_optimizer must be a torch.optim.Optimizer that is not itself a SlowFast, got "
+            f"{type(slow_optimizer).__name__}"
+        )
+    closure = inspect.signature(type(slow_optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"slow_optimizer={type(slow_optimizer).__name__} evaluates the loss several times in "
+            "a step; SlowFast needs one that steps from a single gradient, such as SGD or AdamW"
+        )
 
 
 @dataclass(slots=True)

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastweights.ops.dispatch import choose_backend
 from fastweights.ops.slow_fast import foreach, reference
 from fastweights.optim._groups import (
-    FAST_OPTIONS,
     FastGroups,
     check_group,
     check_option,
     check_parameters,
 )
-from fastweights.optim._overlay import KEYS, Watch
-from fastweights.optim._step import Bucket, fused_step, gather, separate_step, why_not_fused
+from fastweights.optim._overlay import Watch
+from fastweights.optim._saving import load_with, save_with
+from fastweights.optim._step import (
+    Bucket,
+    check_slow_optimizer,
+    fused_step,
+    gather,
+    separate_step,
+    why_not_fused,
+)
+from fastweights.optim._uses import OverlayUses
 
 __all__ = ["SlowFast"]
 
 _BACKENDS = ("auto", "numba", "foreach", "reference")
 
 
-class SlowFast(torch.optim.Optimizer):
+class SlowFast(OverlayUses):
     r"""Gives every connection a fast weight that learns quickly and decays, beside the slow one.
 
     The network uses :math:`w = s + f`, and that is what a parameter holds: the model needs no
@@ -104,7 +109,7 @@ class SlowFast(torch.optim.Optimizer):
         decay: float,
         backend: str = "auto",
     ) -> None:
-        _check_slow_optimizer(slow_optimizer)
+        check_slow_optimizer(slow_optimizer)
         options = {"fast_lr": lr, "fast_momentum": momentum, "fast_decay": decay}
         for name, value in options.items():
             check_option(name, value, shown_as=name.removeprefix("fast_"))
@@ -125,10 +130,9 @@ class SlowFast(torch.optim.Optimizer):
         super().__init__(slow_optimizer.param_groups, {**slow_optimizer.defaults, **options})
 
     def _start(self) -> None:
+        super()._start()
         self._rehearsing = False
-        self._slow_only = False
         self._fast: FastGroups | None = None
-        self._watch = Watch()  # parameters it has not seen are compared by value
 
     # -- parameter groups: those of the slow optimizer, with three options more ----------------
 
@@ -171,11 +175,6 @@ class SlowFast(torch.optim.Optimizer):
                 self.param_groups.pop()
                 raise
         self._complete_groups()
-
-    def _complete_groups(self) -> None:
-        for group in self.param_groups:
-            for name in FAST_OPTIONS:
-                group.setdefault(name, self.defaults[name])
 
     @property
     def fast(self) -> torch.optim.Optimizer:
@@ -270,176 +269,6 @@ class SlowFast(torch.optim.Optimizer):
         finally:
             self._rehearsing = before
 
-    # -- the overlay -----------------------------------------------------------------------------
-
-    @contextmanager
-    def slow_only(self) -> Iterator[None]:
-        """Inside, parameters hold their slow weights: the model's long-term knowledge alone.
-
-        On leaving, also by an exception, every parameter is bit for bit what it was before;
-        whatever was written to parameters inside is lost. Learning, changing the overlay and
-        saving the optimizer are refused inside.
-
-        Example: see the class.
-        """
-        if self._slow_only:
-            yield
-            return
-        overlays = list(self._overlays())
-        held = [(p, p.detach().clone()) for p, _ in overlays]
-        self._slow_only = True
-        try:
-            with torch.no_grad():
-                for p, state in overlays:
-                    p.copy_(state["slow_weight"])
-            yield
-        finally:
-            self._slow_only = False
-            with torch.no_grad():
-                for p, effective in held:
-                    p.copy_(effective)
-            self._watch.wrote([p for p, _ in held])
-
-    @torch.no_grad()
-    def relax(self, steps: int) -> None:
-        """Let the fast weights decay as in ``steps`` steps without learning: f ← (1 − h)^steps f.
-
-        The last fast updates Δf stay, as in such steps.
-
-        Args:
-            steps: how many, at least 0.
-
-        Raises:
-            TypeError: ``steps`` is not an integer.
-            ValueError: ``steps`` is negative.
-            RuntimeError: inside `slow_only`.
-
-        Example: see the class.
-        """
-        if isinstance(steps, bool) or not isinstance(steps, int):
-            raise TypeError(f"steps must be an integer >= 0, got {steps!r}")
-        if steps < 0:
-            raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
-        self._refuse_in_slow_only("relax")
-        self._complete_groups()
-        for index, group in enumerate(self.param_groups):
-            check_group(group, index)
-            keep = (1.0 - float(group["fast_decay"])) ** steps
-            for p, state in self._overlays([group]):
-                p.copy_(state["slow_weight"])
-                foreach.apply_overlay([p], [state["fast_weight"]], None, keep=keep)
-                self._watch.wrote([p])
-
-    @torch.no_grad()
-    def clear(self) -> None:
-        """Forget the overlay: parameters hold their slow weights, f and Δf are zero.
-
-        Raises:
-            RuntimeError: inside `slow_only`.
-
-        Example:
-            >>> import torch
-            >>> from fastweights.optim import SlowFast
-            >>> p = torch.nn.Parameter(torch.ones(1))
-            >>> optimizer = SlowFast(torch.optim.SGD([p]), lr=0.5, momentum=0.0, decay=0.0)
-            >>> with optimizer.rehearsal():
-            ...     p.sum().backward(); optimizer.step()
-            >>> optimizer.clear(); p.data, optimizer.fast_norm()
-            (tensor([1.]), 0.0)
-        """
-        self._refuse_in_slow_only("clear")
-        for p, state in self._overlays():
-            p.copy_(state["slow_weight"])
-            state["fast_weight"].zero_()
-            state["fast_update"].zero_()
-            self._watch.wrote([p])
-
-    @torch.no_grad()
-    def consolidate(self) -> None:
-        """Fold the overlay into the slow weights: s ← s + f, then f and Δf are zero.
-
-        Parameters keep their values.
-
-        Raises:
-            RuntimeError: inside `slow_only`.
-
-        Example:
-            >>> import torch
-            >>> from fastweights.optim import SlowFast
-            >>> p = torch.nn.Parameter(torch.ones(1))
-            >>> optimizer = SlowFast(torch.optim.SGD([p]), lr=0.5, momentum=0.0, decay=0.0)
-            >>> with optimizer.rehearsal():
-            ...     p.sum().backward(); optimizer.step()
-            >>> optimizer.consolidate(); optimizer.slow_weights(p), optimizer.fast_norm()
-            (tensor([0.5000]), 0.0)
-        """
-        self._refuse_in_slow_only("consolidate")
-        for p, state in self._overlays():
-            state["slow_weight"].copy_(p)
-            state["fast_weight"].zero_()
-            state["fast_update"].zero_()
-
-    @torch.no_grad()
-    def slow_weights(self, parameter: Tensor) -> Tensor:
-        """The slow weights s of one parameter, as a new tensor of its shape.
-
-        Raises:
-            ValueError: the parameter is not in a parameter group.
-
-        Example: see the class.
-        """
-        state = self._overlay_of(parameter)
-        return (state["slow_weight"] if state else parameter.detach()).clone()
-
-    @torch.no_grad()
-    def fast_weights(self, parameter: Tensor) -> Tensor:
-        """The fast weights f of one parameter, as a new tensor of its shape.
-
-        Raises:
-            ValueError: the parameter is not in a parameter group.
-
-        Example: see the class.
-        """
-        state = self._overlay_of(parameter)
-        return state["fast_weight"].clone() if state else torch.zeros_like(parameter)
-
-    @torch.no_grad()
-    def fast_norm(self) -> float:
-        """The Euclidean norm of all fast weights together.
-
-        Example: see the class.
-        """
-        norms = [torch.linalg.vector_norm(state["fast_weight"]) for _, state in self._overlays()]
-        return math.hypot(*(float(norm) for norm in norms))
-
-    def _overlay_of(self, parameter: Tensor) -> dict[str, Tensor] | None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p is parameter:
-                    state = self.state.get(p)
-                    if state and not self._slow_only:
-                        self._watch.follow(p, state)
-                    return state
-        raise ValueError("parameter must be one that this optimizer was given")
-
-    def _overlays(
-        self, groups: list[dict[str, Any]] | None = None
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for group in self.param_groups if groups is None else groups:
-            for p in group["params"]:
-                state = self.state.get(p)
-                if state:
-                    if not self._slow_only:
-                        self._watch.follow(p, state)
-                    yield p, state
-
-    def _refuse_in_slow_only(self, what: str) -> None:
-        if self._slow_only:
-            raise RuntimeError(
-                f"{what}() inside slow_only(): the parameters hold slow weights alone; leave it "
-                "first"
-            )
-
     # -- saving and copying ----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -454,20 +283,7 @@ class SlowFast(torch.optim.Optimizer):
         self._refuse_in_slow_only("state_dict")
         with torch.no_grad():
             list(self._overlays())  # what is saved goes with what the parameters hold
-
-        def add_slow(_: Any, own: dict[str, Any]) -> dict[str, Any]:
-            saved = self.slow_optimizer.state_dict()
-            state = dict(saved["state"])
-            for key, overlay in own["state"].items():
-                state[key] = {**state.get(key, {}), **overlay}
-            return {**saved, "state": state}
-
-        # First of the hooks, so that those of users see the whole.
-        handle = self.register_state_dict_post_hook(add_slow, prepend=True)
-        try:
-            return super().state_dict()
-        finally:
-            handle.remove()
+        return save_with(self.slow_optimizer, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; call the model's own ``load_state_dict`` as well.
@@ -479,37 +295,7 @@ class SlowFast(torch.optim.Optimizer):
             RuntimeError: inside `slow_only`.
         """
         self._refuse_in_slow_only("load_state_dict")
-
-        def load_slow(_: Any, full: dict[str, Any]) -> dict[str, Any]:
-            slow, own = {}, {}
-            for key, state in full["state"].items():
-                slow[key] = {k: v for k, v in state.items() if k not in KEYS}
-                # A copy: two optimizers must not move one overlay.
-                own[key] = {k: v.clone() for k, v in state.items() if k in KEYS}
-            groups = full["param_groups"]
-            if len(groups) == len(self.param_groups):
-                groups = [
-                    {**{k: now[k] for k in FAST_OPTIONS}, **saved}
-                    for now, saved in zip(self.param_groups, groups, strict=True)
-                ]
-            self.slow_optimizer.load_state_dict(
-                {
-                    **full,
-                    "state": {key: state for key, state in slow.items() if state},
-                    "param_groups": groups,
-                }
-            )
-            return {
-                "state": {key: state for key, state in own.items() if state},
-                "param_groups": groups,
-            }
-
-        # Last of the hooks, so that it sees what those of users made of the state.
-        handle = self.register_load_state_dict_pre_hook(load_slow)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
+        load_with(self.slow_optimizer, self, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_slow_only("copy")
@@ -527,19 +313,3 @@ class SlowFast(torch.optim.Optimizer):
         self._watch = Watch()
         super().__setstate__({k: v for k, v in state.items() if k != "param_groups"})
         self._complete_groups()
-
-
-def _check_slow_optimizer(slow_optimizer: Any) -> None:
-    if isinstance(slow_optimizer, SlowFast) or not isinstance(
-        slow_optimizer, torch.optim.Optimizer
-    ):
-        raise TypeError(
-            "slow_optimizer must be a torch.optim.Optimizer that is not itself a SlowFast, got "
-            f"{type(slow_optimizer).__name__}"
-        )
-    closure = inspect.signature(type(slow_optimizer).step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise ValueError(
-            f"slow_optimizer={type(slow_optimizer).__name__} evaluates the loss several times in "
-            "a step; SlowFast needs one that steps from a single gradient, such as SGD or AdamW"
-        )

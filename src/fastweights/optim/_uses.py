@@ -1,0 +1,201 @@
+"""What is done with fast weights between steps: let them decay, forget them, fold them in, look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.ops.slow_fast import foreach
+from fastweights.optim._groups import FAST_OPTIONS, check_group
+from fastweights.optim._overlay import Watch
+
+__all__ = ["OverlayUses"]
+
+
+class OverlayUses(torch.optim.Optimizer):
+    """The part of `SlowFast` that needs no gradients and no slow optimizer.
+
+    Works on the overlays that learning left in ``state``.
+    """
+
+    def _start(self) -> None:
+        self._slow_only = False
+        self._watch = Watch()  # parameters it has not seen are compared by value
+
+    def _complete_groups(self) -> None:
+        for group in self.param_groups:
+            for name in FAST_OPTIONS:
+                group.setdefault(name, self.defaults[name])
+
+    @contextmanager
+    def slow_only(self) -> Iterator[None]:
+        """Inside, parameters hold their slow weights: the model's long-term knowledge alone.
+
+        On leaving, also by an exception, every parameter is bit for bit what it was before;
+        whatever was written to parameters inside is lost. Learning, changing the overlay and
+        saving the optimizer are refused inside.
+
+        Example: see the class.
+        """
+        if self._slow_only:
+            yield
+            return
+        overlays = list(self._overlays())
+        held = [(p, p.detach().clone()) for p, _ in overlays]
+        self._slow_only = True
+        try:
+            with torch.no_grad():
+                for p, state in overlays:
+                    p.copy_(state["slow_weight"])
+            yield
+        finally:
+            self._slow_only = False
+            with torch.no_grad():
+                for p, effective in held:
+                    p.copy_(effective)
+            self._watch.wrote([p for p, _ in held])
+
+    @torch.no_grad()
+    def relax(self, steps: int) -> None:
+        """Let the fast weights decay as in ``steps`` steps without learning: f ← (1 − h)^steps f.
+
+        The last fast updates Δf stay, as in such steps.
+
+        Args:
+            steps: how many, at least 0.
+
+        Raises:
+            TypeError: ``steps`` is not an integer.
+            ValueError: ``steps`` is negative.
+            RuntimeError: inside `slow_only`.
+
+        Example: see the class.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int):
+            raise TypeError(f"steps must be an integer >= 0, got {steps!r}")
+        if steps < 0:
+            raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
+        self._refuse_in_slow_only("relax")
+        self._complete_groups()
+        for index, group in enumerate(self.param_groups):
+            check_group(group, index)
+            keep = (1.0 - float(group["fast_decay"])) ** steps
+            for p, state in self._overlays([group]):
+                p.copy_(state["slow_weight"])
+                foreach.apply_overlay([p], [state["fast_weight"]], None, keep=keep)
+                self._watch.wrote([p])
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Forget the overlay: parameters hold their slow weights, f and Δf are zero.
+
+        Raises:
+            RuntimeError: inside `slow_only`.
+
+        Example:
+            >>> import torch
+            >>> from fastweights.optim import SlowFast
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = SlowFast(torch.optim.SGD([p]), lr=0.5, momentum=0.0, decay=0.0)
+            >>> with optimizer.rehearsal():
+            ...     p.sum().backward(); optimizer.step()
+            >>> optimizer.clear(); p.data, optimizer.fast_norm()
+            (tensor([1.]), 0.0)
+        """
+        self._refuse_in_slow_only("clear")
+        for p, state in self._overlays():
+            p.copy_(state["slow_weight"])
+            state["fast_weight"].zero_()
+            state["fast_update"].zero_()
+            self._watch.wrote([p])
+
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Fold the overlay into the slow weights: s ← s + f, then f and Δf are zero.
+
+        Parameters keep their values.
+
+        Raises:
+            RuntimeError: inside `slow_only`.
+
+        Example:
+            >>> import torch
+            >>> from fastweights.optim import SlowFast
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = SlowFast(torch.optim.SGD([p]), lr=0.5, momentum=0.0, decay=0.0)
+            >>> with optimizer.rehearsal():
+            ...     p.sum().backward(); optimizer.step()
+            >>> optimizer.consolidate(); optimizer.slow_weights(p), optimizer.fast_norm()
+            (tensor([0.5000]), 0.0)
+        """
+        self._refuse_in_slow_only("consolidate")
+        for p, state in self._overlays():
+            state["slow_weight"].copy_(p)
+            state["fast_weight"].zero_()
+            state["fast_update"].zero_()
+
+    @torch.no_grad()
+    def slow_weights(self, parameter: Tensor) -> Tensor:
+        """The slow weights s of one parameter, as a new tensor of its shape.
+
+        Raises:
+            ValueError: the parameter is not in a parameter group.
+
+        Example: see the class.
+        """
+        state = self._overlay_of(parameter)
+        return (state["slow_weight"] if state else parameter.detach()).clone()
+
+    @torch.no_grad()
+    def fast_weights(self, parameter: Tensor) -> Tensor:
+        """The fast weights f of one parameter, as a new tensor of its shape.
+
+        Raises:
+            ValueError: the parameter is not in a parameter group.
+
+        Example: see the class.
+        """
+        state = self._overlay_of(parameter)
+        return state["fast_weight"].clone() if state else torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def fast_norm(self) -> float:
+        """The Euclidean norm of all fast weights together.
+
+        Example: see the class.
+        """
+        norms = [torch.linalg.vector_norm(state["fast_weight"]) for _, state in self._overlays()]
+        return math.hypot(*(float(norm) for norm in norms))
+
+    def _overlay_of(self, parameter: Tensor) -> dict[str, Tensor] | None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p is parameter:
+                    state = self.state.get(p)
+                    if state and not self._slow_only:
+                        self._watch.follow(p, state)
+                    return state
+        raise ValueError("parameter must be one that this optimizer was given")
+
+    def _overlays(
+        self, groups: list[dict[str, Any]] | None = None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for group in self.param_groups if groups is None else groups:
+            for p in group["params"]:
+                state = self.state.get(p)
+                if state:
+                    if not self._slow_only:
+                        self._watch.follow(p, state)
+                    yield p, state
+
+    def _refuse_in_slow_only(self, what: str) -> None:
+        if self._slow_only:
+            raise RuntimeError(
+                f"{what}() inside slow_only(): the parameters hold slow weights alone; leave it "
+                "first"
+            )
