@@ -199,6 +199,19 @@ def test_the_last_update_is_always_validated(tmp_path: Path) -> None:
     assert [point["update"] for point in run(tmp_path / "run", schedule)[0]["curve"]] == [5, 7]
 
 
+def test_weight_decay_pulls_on_every_parameter(tmp_path: Path) -> None:
+    """AdamW's: lr · decay · p and no more, beside the same step without it."""
+    runs = {}
+    for decay in (0.0, 0.1):
+        schedule = Schedule(1, 8, 1e-2, 0, "cosine", 1.0, 1, weight_decay=decay)
+        runs[decay] = dict(run(tmp_path / str(decay), schedule)[1].named_parameters())
+    torch.manual_seed(3)
+    for name, start in Model().named_parameters():
+        torch.testing.assert_close(runs[0.0][name] - runs[0.1][name], 1e-3 * start)
+    with pytest.raises(ValueError, match="weight_decay must be at least 0, got -1"):
+        Schedule(1, 8, 1e-2, 0, "cosine", 1.0, 1, weight_decay=-1)
+
+
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     class Broken(Model):
         def forward(self, tokens: Tensor) -> Tensor:

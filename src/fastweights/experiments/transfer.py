@@ -77,7 +77,11 @@ class Transfer:
                 "weight; then some associations are retrained. How much do the others improve for "
                 "every unit that the retrained ones do? Formulas beside simulations."
             ),
-            claims=[Claim(f.claim, f.published, f.ours(), f.simulated.n, f.verdict) for f in rows],
+            claims=[
+                Claim(f.claim, f.published, f.ours(), f.simulated.n, f.verdict)
+                for f in rows
+                if f.published != "—"
+            ],
             tables=[_statements(rows)] if rows else [],
             pictures=_pictures(curves) if curves else [],
             notes=[

@@ -33,9 +33,10 @@ class Schedule:
         shape: "cosine" (to zero) or "linear" (constant for half of the updates, then to zero).
         gradient_clip: largest norm of the gradient.
         evaluate_every: updates between validations, each followed by a checkpoint.
+        weight_decay: AdamW's, on every parameter.
 
     Raises:
-        ValueError: a count below 1, or an unknown shape.
+        ValueError: a count below 1, a negative weight decay, or an unknown shape.
     """
 
     updates: int
@@ -45,11 +46,14 @@ class Schedule:
     shape: str
     gradient_clip: float
     evaluate_every: int
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if self.shape not in ("cosine", "linear"):
             raise ValueError(f'shape must be "cosine" or "linear", got {self.shape!r}')
 
@@ -109,7 +113,9 @@ def train(
         ValueError: checkpoint and metrics in ``folder`` do not belong together.
     """
     model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
     checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
     update, lines, seconds = 0, 0, 0.0
     if checkpoint.exists():
