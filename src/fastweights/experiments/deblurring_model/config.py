@@ -75,7 +75,7 @@ class DeblurringConfig:
     margin: float = 0.2
     margin_error: Literal["beyond", "whole"] = "beyond"
     relaxation_updates: int = 400
-    relaxation_step: int = 10
+    relaxation_step: int = 20
     noise_std: float = 0.35
 
     def __post_init__(self) -> None:

@@ -1,0 +1,56 @@
+"""Fill the tables of the documents from the results. Run as `python docs/tables.py`.
+
+A table stands below a marker: `<!-- results/NAME -->` for the first table of that run's section,
+`<!-- results/NAME table 2 -->` for another (counted from 0), `<!-- results/NAME claims -->` for
+its rows of the ledger. A test fails where a document says something else than the results.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastweights.experiments.runner import load_plan, results_of
+from fastweights.report.section import Section
+
+ROOT = Path(__file__).parent.parent
+MARKER = re.compile(r"<!-- results/(\S+)(?: (claims|table (\d+)))? -->\n\n(?:\|.*\n)*")
+
+
+def documents() -> list[Path]:
+    """Every page that may hold a table."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fill(text: str) -> str:
+    """The text with every marked table as the results have it."""
+    return MARKER.sub(_table, text)
+
+
+def _table(marker: re.Match[str]) -> str:
+    name, what, number = marker.groups()
+    section = _section(name)
+    if what == "claims":
+        columns: Sequence[str] = ("claim", "published", "ours", "n", "verdict")
+        rows = [[c.claim, c.published, c.ours, str(c.n), c.verdict] for c in section.claims]
+    else:
+        table = section.tables[int(number or 0)]
+        columns, rows = table.columns, [list(row) for row in table.rows]
+    lines = [columns, ["---"] * len(columns), *rows]
+    head = marker[0].split("\n", 1)[0]
+    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    return f"{head}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+@functools.cache
+def _section(name: str) -> Section:
+    plan = load_plan(ROOT / "results" / name)
+    return plan.experiment.section(plan.config, results_of(plan), plan.folder)
+
+
+if __name__ == "__main__":
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(fill(text), encoding="utf-8")

@@ -1,0 +1,32 @@
+"""The numbers in the documents are those of the results."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+
+
+@pytest.mark.parametrize("page", TABLES["documents"](), ids=lambda page: page.name)
+def test_the_tables_are_what_the_results_say(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert TABLES["fill"](text) == text, "run `python docs/tables.py`"
+
+
+def test_every_result_is_shown_somewhere() -> None:
+    shown = "".join(page.read_text(encoding="utf-8") for page in TABLES["documents"]())
+    for folder in (ROOT / "results").iterdir():
+        if (folder / "experiment.json").exists():
+            assert f"<!-- results/{folder.name}" in shown, folder.name
+
+
+def test_a_changed_number_is_found_and_put_right() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    marker = TABLES["MARKER"].search(text)
+    assert marker is not None
+    row = marker[0].splitlines()[-1]
+    assert TABLES["fill"](text.replace(row, row.replace("5", "6"))) == text
