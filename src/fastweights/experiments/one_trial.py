@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -33,7 +33,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastweights.experiments.base import Result, Unit
-from fastweights.experiments.other_uses import VERDICT_RULE, draw_curve, finished, judge, one_unit
+from fastweights.experiments.other_uses import (
+    VERDICT_RULE,
+    draw_curve,
+    finished,
+    judge,
+    one_unit,
+    use_one_core,
+)
 from fastweights.optim import SlowFast
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section, Table
@@ -51,7 +58,10 @@ ARMS: Mapping[str, str] = {
     "usual": "one trial at the slow weights' own rate",
 }
 TIMES = (1, 10, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
-RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+RATES = {
+    "cross-entropy": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    "squared": (0.5, 2.0, 10.0, 50.0, 200.0, 1000.0),
+}
 STORED, SAME = 0.95, 0.01  # bounds of the claims
 
 
@@ -127,18 +137,18 @@ def simulate(config: OneTrialConfig, seeds: Sequence[int]) -> dict[str, Any]:
         model, optimizer = _overlay(config, start)
         course = [measure(model)]
         with _trial(arm, model, optimizer, one) as wait:
-            for before, now in zip(times[1:], times[2:] + [0], strict=True):
+            for now, next_time in zip(TIMES, [*TIMES[1:], TIMES[-1]], strict=True):
                 course.append(measure(model))
-                wait(max(now - before, 0))
+                wait(next_time - now)
         curves[arm] = {
             name: torch.stack([c[name] for c in course], 1).tolist() for name in course[0]
         }
     sizes = [
         _size(config, start, one, measure, layers, kind, rate)
-        for layers, kind in (("outputs", "cross-entropy"), ("all", "cross-entropy"))
-        for rate in RATES
+        for kind, rates in RATES.items()
+        for layers in ("outputs", "all")
+        for rate in rates
     ]
-    sizes += [_size(config, start, one, measure, "outputs", "squared", rate) for rate in RATES]
     return {
         "times": times,
         "curves": curves,
@@ -244,7 +254,7 @@ def _size(
     pairs: Any,
     measure: Callable[[Associator], dict[str, Tensor]],
     layers: str,
-    kind: Literal["cross-entropy", "squared"] | str,
+    kind: str,
     rate: float,
 ) -> dict[str, Any]:
     """What one trial of this size does at once."""
@@ -292,7 +302,7 @@ class OneTrial:
     def run(
         self, config: OneTrialConfig, unit: Unit, folder: Path, device: str, writer: Any
     ) -> dict[str, Any]:
-        torch.set_num_threads(1)  # the products are too small to share
+        use_one_core(device)
         return simulate(config, unit.options["seeds"])
 
     def section(self, config: OneTrialConfig, results: Sequence[Result], folder: Path) -> Section:
@@ -316,7 +326,9 @@ class OneTrial:
                 "While the overlay is fresh it disturbs the old associations, as the same change "
                 "in the slow weights does. The difference is that it goes away.",
                 "The paper gives no settings. The update reaches the connections to the outputs "
-                "only, and the error is the cross-entropy; the table of step sizes has the others.",
+                "only, and the error is the cross-entropy; the table of step sizes has the others. "
+                "With the squared error an output that is wrong and sure of it hardly learns, "
+                "however large the step.",
                 "The price of storage that fades: of a stream of new associations only the latest "
                 "are known, while slow weights that keep every change know them longer, and lose "
                 "the old ones for good.",
@@ -337,7 +349,7 @@ def _claims(values: Mapping[str, Any]) -> list[Claim]:
         for arm, curves in values["curves"].items()
     }
     fast, kept, usual = (arms[arm] for arm in ARMS)
-    best = usual["whole"][:, 1:].max(1)
+    squared = [size["whole"] for size in values["sizes"] if size["error"] == "squared"]
     return [
         row(
             f"one trial stores a new association: % with every bit right just after it (≥ "
@@ -373,8 +385,15 @@ def _claims(values: Mapping[str, Any]) -> list[Claim]:
             "control, one trial at the slow weights' own rate does not store it: % with every bit "
             "right at best (≤ 50)",
             "— (control)",
-            best,
+            usual["whole"][:, 1:].max(1),
             at_most=0.5,
+        ),
+        row(
+            "the same with the squared error of the paper's section 3, at the best of the sizes "
+            f"tried: % with every bit right just after it (≥ {100 * STORED:g})",
+            "no error named",
+            max(squared, key=np.mean),
+            at_least=STORED,
         ),
     ]
 
@@ -424,7 +443,10 @@ def _course_picture(config: OneTrialConfig, values: Mapping[str, Any]) -> Pictur
     # The state before the trial is drawn as a stretch of time that leads up to it.
     shown = [i for i, time in enumerate(values["times"]) if time <= 600]
     x = [-60, *(values["times"][i] for i in shown)]
-    panels = (("whole", "new associations right (%)"), ("old", "bits of old associations right (%)"))
+    panels = (
+        ("whole", "new associations right (%)"),
+        ("old", "bits of old associations right (%)"),
+    )
     for axes, (name, label) in zip(grid, panels, strict=True):
         styles = zip(ARMS.items(), ARM_STYLES, ("-", "--", (0, (1, 1.2))), strict=False)
         for (arm, words), (colour, _), style in styles:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.axes import Axes
 
 from fastweights.experiments.base import Result, Unit
 from fastweights.report.statistics import Interval, mean_interval
 from fastweights.training.config import ConfigError
 
-__all__ = ["VERDICT_RULE", "draw_curve", "finished", "judge", "one_unit"]
+__all__ = ["VERDICT_RULE", "draw_curve", "finished", "judge", "one_unit", "use_one_core"]
 
 VERDICT_RULE = (
     "Verdicts come from the 95 % interval over seeds and the bound named in the row: “holds” if "
@@ -93,3 +94,14 @@ def one_unit(name: str, first_seed: int, seeds: int) -> list[Unit]:
 def finished(results: Sequence[Result]) -> dict[str, Any] | None:
     """The values of the only unit; None if it did not finish."""
     return next((r.values for r in results if r.values is not None), None)
+
+
+def use_one_core(device: str) -> None:
+    """For networks so small that a second thread only waits for the first.
+
+    Raises:
+        ValueError: the device is not the CPU.
+    """
+    if device != "cpu":
+        raise ValueError(f"the networks are small and run on the cpu, got device {device!r}")
+    torch.set_num_threads(1)
