@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import (
     unpack_sequence,
 )
 
-from fastweights import FastWeightsRNN, FastWeightsState, decay
+from fastweights import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState, decay
 from fastweights.ops.fast_weights import fast_weights
 from tests.oracle import DECAYS, fast_weights_rnn
 from tests.tolerances import assert_close
@@ -392,6 +392,18 @@ def test_initialisation():
     layer.reset_parameters(input_scale=2.0, recurrent_scale=0.2)
     assert layer.weight_ih_l0.std().item() == pytest.approx(2.0, rel=0.02)
     assert torch.equal(layer.weight_hh_l1, 0.2 * torch.eye(300))
+
+
+@pytest.mark.parametrize("sizes", [(37, 20), (20, 37), (1, 6), (5, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_input_weights_start_as_a_tight_frame(sizes, dtype):
+    for module in (FastWeightsRNN(*sizes, dtype=dtype), FastWeightsRNNCell(*sizes, dtype=dtype)):
+        weight = dict(module.named_parameters(recurse=False))
+        weight = weight.get("weight_ih", weight.get("weight_ih_l0")).detach().double()
+        short = weight if weight.shape[0] < weight.shape[1] else weight.T
+        expected = 0.36 * max(sizes) * torch.eye(min(sizes), dtype=torch.float64)
+        atol = 1e-12 if dtype == torch.float64 else 0.02 * 0.36 * max(sizes)
+        torch.testing.assert_close(short @ short.T, expected, atol=atol, rtol=0)
 
 
 def test_initialisation_follows_the_seed():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -124,10 +123,6 @@ def _fast_weights(memory: str) -> Callable[[RetrievalConfig, int, int], nn.Modul
         layer.reset_parameters(
             input_scale=config.input_scale, recurrent_scale=config.recurrent_scale
         )
-        with torch.no_grad():  # columns of C as far apart as they can be: a tight frame
-            weight = layer.get_parameter("weight_ih_l0")
-            nn.init.orthogonal_(weight)
-            weight.mul_(config.input_scale * math.sqrt(weight.numel()) / weight.norm())
         return layer
 
     return build

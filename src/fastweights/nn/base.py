@@ -173,7 +173,7 @@ class FastWeightsBase(nn.Module):
 
     def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
         with torch.no_grad():
-            self._get("weight_ih", suffix).normal_(std=input_scale)
+            _tight_frame(self._get("weight_ih", suffix), input_scale)
             nn.init.eye_(self._get("weight_hh", suffix)).mul_(recurrent_scale)
             if self._has_bias:
                 self._get("bias", suffix).zero_()
@@ -313,3 +313,14 @@ class FastWeightsBase(nn.Module):
             if getattr(self, name) != usual:
                 shown.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(shown)
+
+
+def _tight_frame(weight: Tensor, scale: float) -> None:
+    """Fill with a random semi-orthogonal matrix whose entries have this root mean square.
+
+    Its columns, the vectors of one-hot inputs, are as far apart as they can be.
+    """
+    # QR needs single precision at least.
+    drawn = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    nn.init.orthogonal_(drawn)
+    weight.copy_(drawn.mul_(scale * math.sqrt(max(weight.shape))))

@@ -81,7 +81,12 @@ class FastWeightsRNNCell(FastWeightsBase):
         self.reset_parameters()
 
     def reset_parameters(self, *, input_scale: float = 0.6, recurrent_scale: float = 0.05) -> None:
-        """Draw all parameters anew: C's entries with std ``input_scale``, W = c·I."""
+        """Draw all parameters anew.
+
+        Args:
+            input_scale: root mean square of C's entries; C is semi-orthogonal but for scale.
+            recurrent_scale: c in W = c·I.
+        """
         self._reset_layer("", input_scale=input_scale, recurrent_scale=recurrent_scale)
 
     def forward(

@@ -37,9 +37,10 @@ class FastWeightsRNN(FastWeightsBase):
     ``weight_hh_l{k}`` (W), ``bias_l{k}`` (b), ``norm_weight_l{k}``, ``norm_bias_l{k}``.
 
     Initialisation: W = 0.05·I as in the paper, which does not give C's. Ours, chosen on
-    validation data of associative retrieval: normal with standard deviation 0.6, meant for
-    one-hot inputs or others of about unit length, and 0.6·√(2 / inputs) in upper layers, whose
-    inputs have about half their features near 1. :meth:`reset_parameters` takes other scales.
+    validation data of associative retrieval: a random semi-orthogonal matrix (a tight frame) with
+    entries of root mean square 0.6, meant for one-hot inputs or others of about unit length, and
+    0.6·√(2 / inputs) in upper layers, whose inputs have about half their features near 1.
+    :meth:`reset_parameters` takes other scales.
 
     Under autocast the input product runs in the lower precision, the recurrence in that of the
     parameters.
@@ -161,7 +162,7 @@ class FastWeightsRNN(FastWeightsBase):
         """Draw all parameters anew.
 
         Args:
-            input_scale: standard deviation of C's entries in the first layer.
+            input_scale: root mean square of C's entries in the first layer.
             recurrent_scale: c in W = c·I.
         """
         for k in range(self.num_layers):
