@@ -219,6 +219,21 @@ def test_what_is_saved_goes_with_what_the_parameters_hold() -> None:
     torch.testing.assert_close(saved["slow_weight"] + saved["fast_weight"], model[0].weight.data)
 
 
+@pytest.mark.parametrize("look", ["slow_only", "relax", "state_dict"])
+def test_what_is_loaded_never_becomes_part_of_a_graph(look: str) -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(2))
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    if look == "slow_only":
+        with optimizer.slow_only():
+            pass
+    else:
+        getattr(optimizer, look)(*([1] if look == "relax" else []))
+    assert not any(v.requires_grad for state in optimizer.state.values() for v in state.values())
+    copy.deepcopy(optimizer)
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
 @pytest.mark.parametrize("slow", ["sgd", "adamw"])
 def test_copies_go_on_by_themselves(slow: str, how: str) -> None:

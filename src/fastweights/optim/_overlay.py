@@ -41,7 +41,8 @@ class Watch:
         if self._seen.get(parameter) == mark:
             return
         slow, fast = state["slow_weight"], state["fast_weight"]
-        expected = slow + fast
-        same = (parameter == expected) | (parameter.isnan() & expected.isnan())
-        slow.copy_(torch.where(same, slow, parameter - fast))
+        with torch.no_grad():
+            expected = slow + fast
+            same = (parameter == expected) | (parameter.isnan() & expected.isnan())
+            slow.copy_(torch.where(same, slow, parameter - fast))
         self._seen[parameter] = mark

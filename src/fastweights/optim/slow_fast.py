@@ -281,8 +281,7 @@ class SlowFast(OverlayUses):
             RuntimeError: inside `slow_only`, where the model's own state would not belong to it.
         """
         self._refuse_in_slow_only("state_dict")
-        with torch.no_grad():
-            list(self._overlays())  # what is saved goes with what the parameters hold
+        list(self._overlays())  # what is saved goes with what the parameters hold
         return save_with(self.slow_optimizer, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
