@@ -12,7 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastweights.optim import SlowFast
 
-__all__ = ["learn", "network"]
+__all__ = ["SLOW", "learn", "network"]
+
+SLOW = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=0.01),
+}
 
 
 def network() -> nn.Module:
@@ -25,11 +30,10 @@ def network() -> nn.Module:
     return model
 
 
-def learn(model: nn.Module, rank: int, world: int) -> dict[str, list[Tensor]]:
+def learn(model: nn.Module, slow: str, rank: int, world: int) -> dict[str, list[Tensor]]:
     """Train on every world-th case of each batch; the weights and fast weights at the end."""
     params = list(model.parameters())
-    slow = torch.optim.SGD(params, lr=0.05, momentum=0.9)
-    optimizer = SlowFast(slow, lr=0.05, momentum=0.5, decay=0.02)
+    optimizer = SlowFast(SLOW[slow](params), lr=0.05, momentum=0.5, decay=0.02)
     generator = torch.Generator().manual_seed(1)
 
     def step() -> None:
@@ -49,6 +53,9 @@ def learn(model: nn.Module, rank: int, world: int) -> dict[str, list[Tensor]]:
         model(torch.zeros(1, 6, dtype=torch.float64))
     for _ in range(5):
         step()
+    optimizer.consolidate()
+    for _ in range(5):
+        step()
     return {
         "weights": [p.detach().clone() for p in params],
         "slow": [optimizer.slow_weights(p) for p in params],
@@ -60,7 +67,9 @@ def _main() -> None:
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(learn(DistributedDataParallel(network()), rank, 2), folder / f"{rank}.pt")
+    for slow in SLOW:
+        ended = learn(DistributedDataParallel(network()), slow, rank, 2)
+        torch.save(ended, folder / f"{slow}-{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -24,18 +24,23 @@ def test_two_processes_end_as_one_on_the_whole_batch(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     functions = runpy.run_path(str(WORKER))
-    expected = functions["learn"](functions["network"](), 0, 1)
+    expected = {
+        slow: functions["learn"](functions["network"](), slow, 0, 1) for slow in functions["SLOW"]
+    }
     try:
         assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    for name, tensors in expected.items():
-        assert all(map(torch.equal, first[name], second[name])), f"{name} differ between processes"
-        for ours, one_process in zip(first[name], tensors, strict=True):
-            assert ours.any()
-            torch.testing.assert_close(ours, one_process, rtol=0, atol=1e-12)
+    for slow, parts in expected.items():
+        first, second = (
+            torch.load(tmp_path / f"{slow}-{rank}.pt", weights_only=True) for rank in range(2)
+        )
+        for name, tensors in parts.items():
+            assert all(map(torch.equal, first[name], second[name])), f"{slow}: {name} differ"
+            for ours, one_process in zip(first[name], tensors, strict=True):
+                assert ours.any()
+                torch.testing.assert_close(ours, one_process, rtol=0, atol=1e-12)
 
 
 class Tied(nn.Module):
