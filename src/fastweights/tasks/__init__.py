@@ -7,9 +7,12 @@ from fastweights.tasks.associative_retrieval import (
     encode,
 )
 from fastweights.tasks.data import Split, Splits, batch_indices, batches
+from fastweights.tasks.mnist import Mnist, MnistSplit, load_mnist
 
 __all__ = [
     "AssociativeRetrieval",
+    "Mnist",
+    "MnistSplit",
     "Split",
     "Splits",
     "batch_indices",
@@ -17,4 +20,5 @@ __all__ = [
     "binding_free_ceiling",
     "decode",
     "encode",
+    "load_mnist",
 ]
