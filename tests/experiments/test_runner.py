@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 
 from fastweights.experiments import runner
 from fastweights.experiments.base import Unit
-from fastweights.experiments.retrieval import Retrieval, RetrievalConfig
+from fastweights.experiments.retrieval import Retrieval
+from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.runner import (
     Plan,
     load_plan,

@@ -1,0 +1,1 @@
+"""What experiments on associative retrieval share: settings, networks, training, tables, curves."""

@@ -1,0 +1,66 @@
+"""The networks that are trained on associative retrieval."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastweights.experiments.retrieval_study.config import RetrievalConfig
+from fastweights.nn import FastWeightsRNN
+
+__all__ = ["Arm", "Retriever", "fast_weights"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A network to train: how it is made, and the learning rate and weight decay that suit it."""
+
+    label: str
+    learning_rate: float
+    weight_decay: float
+    build: Callable[[RetrievalConfig, int, int], nn.Module]
+
+
+def fast_weights(**options: Any) -> Callable[[RetrievalConfig, int, int], nn.Module]:
+    """Builds the fast-weights layer of the configuration, but for these options of the layer.
+
+    Example:
+        >>> fast_weights(memory="identity")(RetrievalConfig(), 38, 20).memory
+        'identity'
+    """
+
+    def build(config: RetrievalConfig, inputs: int, hidden_size: int) -> nn.Module:
+        given: dict[str, Any] = {
+            "inner_steps": config.inner_steps,
+            "decay": config.decay,
+            "write_rate": config.write_rate,
+            **options,
+        }
+        layer = FastWeightsRNN(inputs, hidden_size, **given)
+        layer.reset_parameters(
+            input_scale=config.input_scale, recurrent_scale=config.recurrent_scale
+        )
+        return layer
+
+    return build
+
+
+class Retriever(nn.Module):
+    """One-hot tokens, a recurrent layer, and a small head that reads its last output."""
+
+    def __init__(self, layer: nn.Module, vocabulary: int, width: int, head: int, classes: int):
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.layer = layer
+        self.head = nn.Sequential(nn.Linear(width, head), nn.ReLU(), nn.Linear(head, classes))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (N, classes) for tokens (N, T)."""
+        one_hot = F.one_hot(tokens.t(), self.vocabulary).to(torch.get_default_dtype())
+        output, _ = self.layer(one_hot)
+        return self.head(output[-1])

@@ -1,0 +1,89 @@
+"""Learning curves of an experiment on associative retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fastweights.experiments.base import Result
+from fastweights.experiments.retrieval_study.config import RetrievalConfig
+from fastweights.experiments.retrieval_study.networks import Arm
+from fastweights.report.figures import ARM_STYLES, new_figure
+from fastweights.report.section import Picture
+from fastweights.training.loop import read_metrics
+
+__all__ = ["learning_curves"]
+
+
+def learning_curves(
+    arms: Mapping[str, Arm],
+    config: RetrievalConfig,
+    results: Sequence[Result],
+    size: int,
+    ceiling: float,
+) -> Picture:
+    """Validation accuracy against updates, a line per seed, and the binding-free ceiling."""
+    figure: Figure = new_figure()
+    axes = figure.add_subplot()
+    for arm, (colour, style) in zip(config.arms, ARM_STYLES, strict=False):
+        label: str | None = arms[arm].label
+        for result in results:
+            unit = result.unit
+            if unit.arm != arm or unit.options["hidden_size"] != size:
+                continue
+            curve = _curve(result)
+            if not curve:
+                continue
+            axes.plot(
+                [point["update"] for point in curve],
+                [100 * point["validation_accuracy"] for point in curve],
+                color=colour,
+                linestyle=style,
+                linewidth=1.3,
+                marker="" if result.values else "x",
+                markevery=[-1],
+                label=label,
+            )
+            label = None
+    axes.axhline(100 * ceiling, color="0.35", linewidth=1, linestyle=(0, (1, 1.5)))
+    axes.annotate(
+        f"binding-free ceiling {100 * ceiling:.1f} %",
+        (1, 100 * ceiling),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        ha="right",
+        color="0.25",
+        fontsize=9,
+    )
+    axes.set(
+        xlabel="updates",
+        ylabel="validation accuracy (%)",
+        ylim=(0, 102),
+        title=f"Associative retrieval, K = {config.num_pairs}, R = {size}: every seed",
+    )
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside right upper", frameon=False)
+    labels = ", ".join(arms[arm].label for arm in config.arms)
+    return Picture(
+        name=f"retrieval-k{config.num_pairs}-r{size}",
+        figure=figure,
+        alt=(
+            f"Validation accuracy against updates at R = {size} for {labels}; one line per seed, "
+            f"with the binding-free ceiling at {100 * ceiling:.1f} per cent."
+        ),
+        caption=(
+            "Validation accuracy while training, a line per seed. A cross ends the line of a run "
+            "that did not finish."
+        ),
+    )
+
+
+def _curve(result: Result) -> list[dict[str, Any]]:
+    """The validations of a run, as far as it came."""
+    if result.values is not None:
+        return result.values["curve"]
+    metrics = result.folder / "metrics.jsonl"
+    return read_metrics(metrics) if metrics.exists() else []

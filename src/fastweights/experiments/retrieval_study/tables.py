@@ -1,0 +1,135 @@
+"""Tables of an experiment on associative retrieval."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.experiments.base import Result
+from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
+from fastweights.experiments.retrieval_study.networks import Arm
+from fastweights.report.section import Table
+from fastweights.report.statistics import mean_interval
+from fastweights.training.loop import updates_to
+
+__all__ = ["finished", "network_table", "seed_table", "summary_table"]
+
+Cell = tuple[str, int]
+
+
+def finished(results: Sequence[Result]) -> dict[Cell, list[dict[str, Any]]]:
+    """The values of the finished runs by (arm, hidden size)."""
+    cells: dict[Cell, list[dict[str, Any]]] = {}
+    for result in results:
+        cell = (result.unit.arm, int(result.unit.options["hidden_size"]))
+        values = cells.setdefault(cell, [])
+        if result.values is not None:
+            values.append(result.values)
+    return cells
+
+
+def summary_table(arms: Mapping[str, Arm], results: Sequence[Result]) -> Table:
+    rows = []
+    for (arm, size), values in finished(results).items():
+        started = sum(r.unit.arm == arm and r.unit.options["hidden_size"] == size for r in results)
+        row = [arms[arm].label, str(size), f"{len(values)}/{started}"]
+        if values:
+            accuracy = mean_interval([v["test_accuracy"] for v in values])
+            row.append(accuracy.text(scale=100))
+            for level in (0.5, 0.9, 0.99):
+                reached = [updates_to(v["curve"], level) for v in values]
+                known = [u for u in reached if u is not None]
+                middle = f"{median(known):,.0f}" if len(known) == len(reached) else "–"
+                row.append(middle if known else "never")
+        else:
+            row += ["failed", *["–"] * 3]
+        rows.append(row)
+    return Table(
+        caption=(
+            "Test accuracy, mean over seeds with its 95 % bootstrap interval; median number of "
+            "updates to a validation accuracy (– where only some seeds reach it)."
+        ),
+        columns=(
+            "network",
+            "R",
+            "seeds",
+            "accuracy %",
+            "to 50 %",
+            "to 90 %",
+            "to 99 %",
+        ),
+        rows=rows,
+    )
+
+
+def network_table(
+    arms: Mapping[str, Arm], config: RetrievalConfig, results: Sequence[Result]
+) -> Table:
+    rows = [
+        [
+            arms[arm].label,
+            str(size),
+            f"{values[0]['learning_rate']:g}",
+            f"{values[0]['weight_decay']:g}",
+            f"{values[0]['layer_parameters']:,}",
+            f"{values[0]['parameters']:,}",
+            f"{_state_size(arms[arm], config, size):,}",
+            f"{sum(v['seconds'] for v in values) / len(values):.1f}",
+        ]
+        for (arm, size), values in finished(results).items()
+        if values
+    ]
+    return Table(
+        caption=(
+            "The networks: highest learning rate, weight decay, parameters of the recurrent layer "
+            "and of the whole, numbers the layer carries when it has read a sequence (fast weights "
+            "keep the vectors they wrote; as a matrix they would be R × R), mean seconds of "
+            "training on one thread beside the other workers."
+        ),
+        columns=("network", "R", "learning rate", "decay", "layer", "whole", "state", "seconds"),
+        rows=rows,
+    )
+
+
+def _state_size(arm: Arm, config: RetrievalConfig, hidden_size: int) -> int:
+    """How many numbers a layer carries for one sequence, after its last token."""
+    task = task_of(config)
+    layer = arm.build(config, task.vocabulary_size, hidden_size)
+    with torch.no_grad():
+        _, state = layer(torch.zeros(task.length, 1, task.vocabulary_size))
+    return _numbers(state)
+
+
+def _numbers(state: Any) -> int:
+    if isinstance(state, Tensor):
+        return state.numel() if state.is_floating_point() else 0
+    parts = vars(state).values() if dataclasses.is_dataclass(state) else state
+    return sum(_numbers(part) for part in parts if part is not None)
+
+
+def seed_table(results: Sequence[Result]) -> Table:
+    return Table(
+        caption="Every run.",
+        columns=("run", "seed", "validation accuracy", "test accuracy", "seconds"),
+        rows=[
+            [
+                result.unit.label,
+                str(result.unit.seed),
+                *(
+                    ["failed", result.failure or "did not finish", "–"]
+                    if result.values is None
+                    else [
+                        f"{100 * result.values['validation_accuracy']:.2f}",
+                        f"{100 * result.values['test_accuracy']:.3f}",
+                        f"{result.values['seconds']:.1f}",
+                    ]
+                ),
+            ]
+            for result in results
+        ],
+    )

@@ -1,0 +1,95 @@
+"""The runs of an experiment on associative retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastweights.experiments.base import Unit
+from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
+from fastweights.experiments.retrieval_study.networks import Arm, Retriever
+from fastweights.tasks import binding_free_ceiling
+from fastweights.training.config import ConfigError, nearest
+from fastweights.training.loop import Schedule, train
+
+__all__ = ["run", "units"]
+
+
+def units(arms: Mapping[str, Arm], config: RetrievalConfig, seeds: int) -> list[Unit]:
+    """A run for every arm, hidden size and seed of the configuration.
+
+    Raises:
+        ConfigError: the configuration is impossible.
+    """
+    for arm in config.arms:
+        if arm not in arms:
+            raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(arms))}")
+    for key in ("arms", "hidden_sizes"):
+        values = getattr(config, key)
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{key} must not repeat itself, got {list(values)}")
+    if config.batch_size > config.train_size:
+        raise ConfigError(
+            f"batch_size must be at most train_size = {config.train_size}, got {config.batch_size}"
+        )
+    ceiling = float(binding_free_ceiling(config.num_pairs))
+    return [
+        Unit(
+            name=f"{arm}-r{size}-seed{seed}",
+            label=f"{arms[arm].label}, R = {size}",
+            arm=arm,
+            seed=seed,
+            options={"hidden_size": size},
+            total=config.updates,
+            note=f"ceiling {100 * ceiling:.1f} %",
+        )
+        for size in config.hidden_sizes
+        for seed in range(config.first_seed, config.first_seed + seeds)
+        for arm in config.arms
+    ]
+
+
+def run(
+    arms: Mapping[str, Arm],
+    config: RetrievalConfig,
+    unit: Unit,
+    folder: Path,
+    device: str,
+    writer: Any,
+) -> dict[str, Any]:
+    """Train one network and test it."""
+    task = task_of(config)
+    assert unit.seed is not None
+    torch.manual_seed(unit.seed)
+    arm, size = arms[unit.arm], unit.options["hidden_size"]
+    layer = arm.build(config, task.vocabulary_size, size)
+    model = Retriever(layer, task.vocabulary_size, size, config.head_size, task.num_classes)
+    schedule = Schedule(
+        updates=config.updates,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate or arm.learning_rate,
+        warmup=config.warmup,
+        shape=config.schedule,
+        gradient_clip=config.gradient_clip,
+        evaluate_every=config.evaluate_every,
+        weight_decay=(arm.weight_decay if config.weight_decay is None else config.weight_decay),
+    )
+    result = train(
+        model,
+        task.build(unit.seed),
+        schedule,
+        seed=unit.seed,
+        folder=folder,
+        device=torch.device(device),
+        writer=writer,
+    )
+    return {
+        **result,
+        "learning_rate": schedule.learning_rate,
+        "weight_decay": schedule.weight_decay,
+        "layer_parameters": sum(p.numel() for p in layer.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
