@@ -1,8 +1,4 @@
-"""The attention form as one op for PyTorch, run by the Numba kernels on the CPU.
-
-The op takes the decay as the vector η·r(0), η·r(1), … and returns that vector's gradient, so
-every decay that is a function of age works, learned or not.
-"""
+"""The attention form as one op for PyTorch, run by the Numba kernels on the CPU."""
 
 from __future__ import annotations
 
@@ -16,14 +12,18 @@ import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
+from fastweights.ops.fast_weights import attention_op
+from fastweights.ops.fast_weights.attention_op import (
+    AFTER_READ,
+    DETACH,
+    NORM,
+    NORM_PRELIMINARY,
+    PREVIOUS,
+    norms_of,
+)
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
-from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
 
 __all__ = ["attention_form", "why_not"]
-
-# The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
-_NORM, _NORM_PRELIMINARY, _PREVIOUS, _AFTER_READ, _DETACH = 1, 2, 4, 8, 16
-_MEMORIES = ("hebbian", "static", "none")
 
 
 def why_not(
@@ -36,11 +36,7 @@ def why_not(
         return f"it computes in float32 and float64, got {drive.dtype}"
     if options.nonlinearity != "relu":
         return f"nonlinearity={options.nonlinearity!r} is left to the reference"
-    if options.memory == "hebbian" and not decay.stationary:
-        return f"{type(decay).__name__} depends on the step index, not on the age alone"
-    if options.memory == "hebbian" and state.matrix is not None:
-        return "the state holds a matrix"
-    return None
+    return attention_op.why_not(decay, state, options)
 
 
 def attention_form(
@@ -53,54 +49,7 @@ def attention_form(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
-    length, hebbian = drive.shape[0], options.memory == "hebbian"
-    past = state.hidden[None]
-    if hebbian and state.history is not None:
-        past = torch.cat([state.history, past])
-    carried = past.shape[0] - 1
-    if hebbian:
-        r = decay.table(carried + length, dtype=drive.dtype, device=drive.device)
-        rates = write_rate.to(drive.dtype) * r
-    else:
-        rates = drive.new_zeros(carried + length)
-    flags = (
-        _NORM * options.layer_norm
-        | _NORM_PRELIMINARY * options.norm_preliminary
-        | _PREVIOUS * (options.query == "previous")
-        | _AFTER_READ * (options.write == "after_read")
-        | _DETACH * options.detach_writes
-    )
-    if lengths is not None:
-        steps = torch.arange(length, device=drive.device)
-        ended = (steps[:, None] >= lengths)[:, :, None]
-        if not options.layer_norm:
-            # The kernel runs on past a sample's end, where nothing keeps its numbers small and an
-            # overflow would make NaN of a gradient times zero. So deep a drive keeps h at zero.
-            drive = drive.masked_fill(ended, -1e30)
-    gain, norm_bias = weights.norm_weight, weights.norm_bias
-    if options.layer_norm:
-        gain = drive.new_ones(drive.shape[-1]) if gain is None else gain
-        norm_bias = drive.new_zeros(drive.shape[-1]) if norm_bias is None else norm_bias
-    inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, weights.memory)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    hs, *_ = _forward(
-        *inputs,
-        options.inner_steps,
-        options.norm_eps,
-        flags,
-        _MEMORIES.index(options.memory),
-        keep,
-    )
-    output, hidden = hs[carried + 1 :], hs[-1]
-    history = hs[: carried + length] if hebbian else None
-    if lengths is not None:
-        output = output.masked_fill(ended, 0.0)
-        hidden = hs.gather(0, (carried + lengths)[None, :, None].expand(1, *hidden.shape))[0]
-    if history is not None:
-        if options.detach_writes:
-            history = history.detach()
-        history = trimmed(right_aligned(history, length, lengths), decay)
-    return output, LayerState(hidden, steps_after(state.steps, length, lengths), history)
+    return attention_op.run(_forward, drive, weights, decay, write_rate, state, options, lengths)
 
 
 @functools.cache
@@ -151,7 +100,7 @@ def _kept_sizes(
     """
     slots, kept = (blocks, length) if keep else (min(blocks, torch.get_num_threads()), 1)
     row = width * lanes
-    norms = steps + bool(flags & _NORM_PRELIMINARY) if flags & _NORM else 0
+    norms = norms_of(steps, flags)
     return [
         (slots, (carried + length + 1) * row),
         (slots, kept * max(steps, 1) * row),
@@ -206,8 +155,8 @@ def _forward(
     def work(block: int) -> None:
         # Without keep a slot serves every block of one thread: blocks are dealt out in turn.
         numba_kernels.forward(
-            block, block % slots, lanes, memory, bool(flags & _NORM),
-            bool(flags & _NORM_PRELIMINARY), bool(flags & _PREVIOUS), bool(flags & _AFTER_READ),
+            block, block % slots, lanes, memory, bool(flags & NORM),
+            bool(flags & NORM_PRELIMINARY), bool(flags & PREVIOUS), bool(flags & AFTER_READ),
             keep, norm_eps, inner_steps, *arrays,
         )  # fmt: skip
 
@@ -277,8 +226,8 @@ def _backward(
 
     def work(block: int) -> None:
         numba_kernels.backward(
-            block, lanes, memory, bool(flags & _NORM), bool(flags & _NORM_PRELIMINARY),
-            bool(flags & _PREVIOUS), bool(flags & _AFTER_READ), bool(flags & _DETACH),
+            block, lanes, memory, bool(flags & NORM), bool(flags & NORM_PRELIMINARY),
+            bool(flags & PREVIOUS), bool(flags & AFTER_READ), bool(flags & DETACH),
             inner_steps, *arrays,
         )  # fmt: skip
 
@@ -314,41 +263,4 @@ def _backward_shapes(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    drive, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
-    ctx.save_for_backward(weight, rates, norm_weight, static, *output)
-    ctx.settings = (drive.shape[0], steps, flags, memory)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _autograd(ctx: Any, dhs: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * 12
-    if dhs is None:
-        return nothing
-    weight, rates, norm_weight, static, hs, *kept = ctx.saved_tensors
-    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = _backward(
-        dhs, hs, weight, rates, norm_weight, static, *kept, *ctx.settings
-    )
-    normed = norm_weight is not None
-    gradients = (
-        ddrive,
-        dpast,
-        dweight,
-        drates,
-        dgain if normed else None,
-        dbias if normed else None,
-        None if static is None else dstatic,
-    )
-    return gradients + nothing[len(gradients) :]
-
-
-def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
-    raise NotImplementedError(
-        "the fused fast-weights recurrence has no second derivative; "
-        "backend='reference' has all of them"
-    )
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward.register_autograd(_no_second_derivative)
+attention_op.register_autograd(_forward, _backward)

@@ -1,0 +1,157 @@
+"""What the fused ops of the attention form share: inputs, results, and autograd.
+
+A fused op takes the decay as the vector η·r(0), η·r(1), … and returns that vector's gradient, so
+every decay that is a function of age works, learned or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.decay import Decay
+from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
+
+__all__ = [
+    "AFTER_READ",
+    "DETACH",
+    "NORM",
+    "NORM_PRELIMINARY",
+    "PREVIOUS",
+    "TANH",
+    "norms_of",
+    "register_autograd",
+    "run",
+    "why_not",
+]
+
+# The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
+NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
+_MEMORIES = ("hebbian", "static", "none")
+
+
+def why_not(decay: Decay, state: LayerState, options: Options) -> str | None:
+    """The reason that no fused op can run this call, or None."""
+    if options.memory == "hebbian" and not decay.stationary:
+        return f"{type(decay).__name__} depends on the step index, not on the age alone"
+    if options.memory == "hebbian" and state.matrix is not None:
+        return "the state holds a matrix"
+    return None
+
+
+def norms_of(inner_steps: int, flags: int) -> int:
+    """Layer norms per step: one per read, and one more if the preliminary vector has its own."""
+    return inner_steps + bool(flags & NORM_PRELIMINARY) if flags & NORM else 0
+
+
+def run(
+    forward: Callable[..., tuple[Tensor, ...]],
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, LayerState]:
+    """As :func:`fastweights.ops.fast_weights.reference.attention_form`, by the op ``forward``."""
+    length, hebbian = drive.shape[0], options.memory == "hebbian"
+    past = state.hidden[None]
+    if hebbian and state.history is not None:
+        past = torch.cat([state.history, past])
+    carried = past.shape[0] - 1
+    kind = torch.promote_types(drive.dtype, torch.float32)
+    if hebbian:
+        r = decay.table(carried + length, dtype=kind, device=drive.device)
+        rates = write_rate.to(kind) * r
+    else:
+        rates = drive.new_zeros(carried + length, dtype=kind)
+    flags = (
+        NORM * options.layer_norm
+        | NORM_PRELIMINARY * options.norm_preliminary
+        | PREVIOUS * (options.query == "previous")
+        | AFTER_READ * (options.write == "after_read")
+        | DETACH * options.detach_writes
+        | TANH * (options.nonlinearity == "tanh")
+    )
+    if lengths is not None:
+        steps = torch.arange(length, device=drive.device)
+        ended = (steps[:, None] >= lengths)[:, :, None]
+        if not options.layer_norm:
+            # The kernel runs on past a sample's end, where nothing keeps its numbers small and an
+            # overflow would make NaN of a gradient times zero. So deep a drive keeps h at zero.
+            drive = drive.masked_fill(ended, -1e30)
+    gain, norm_bias = weights.norm_weight, weights.norm_bias
+    if options.layer_norm:
+        gain = drive.new_ones(drive.shape[-1]) if gain is None else gain
+        norm_bias = drive.new_zeros(drive.shape[-1]) if norm_bias is None else norm_bias
+    inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, weights.memory)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    hs, *_ = forward(
+        *inputs,
+        options.inner_steps,
+        options.norm_eps,
+        flags,
+        _MEMORIES.index(options.memory),
+        keep,
+    )
+    output, hidden = hs[carried + 1 :], hs[-1]
+    history = hs[: carried + length] if hebbian else None
+    if lengths is not None:
+        output = output.masked_fill(ended, 0.0)
+        hidden = hs.gather(0, (carried + lengths)[None, :, None].expand(1, *hidden.shape))[0]
+    if history is not None:
+        if options.detach_writes:
+            history = history.detach()
+        history = trimmed(right_aligned(history, length, lengths), decay)
+    return output, LayerState(hidden, steps_after(state.steps, length, lengths), history)
+
+
+def register_autograd(forward: Any, backward: Any) -> None:
+    """Make ``backward`` the gradient of the op ``forward``, and refuse a second derivative.
+
+    ``forward`` returns hs and whatever else it keeps; ``backward`` takes the gradient of hs, hs,
+    weight, rates, norm_weight, static, the rest that was kept, T, S, flags and memory, and returns
+    the gradients of drive, past, weight, rates, norm_weight, norm_bias and static.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        drive, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
+        ctx.save_for_backward(weight, rates, norm_weight, static, *output)
+        ctx.settings = (drive.shape[0], steps, flags, memory)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    def autograd(ctx: Any, dhs: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * 12
+        if dhs is None:
+            return nothing
+        weight, rates, norm_weight, static, hs, *kept = ctx.saved_tensors
+        ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(
+            dhs, hs, weight, rates, norm_weight, static, *kept, *ctx.settings
+        )
+        normed = norm_weight is not None
+        gradients = (
+            ddrive,
+            dpast,
+            dweight,
+            drates,
+            dgain if normed else None,
+            dbias if normed else None,
+            None if static is None else dstatic,
+        )
+        return gradients + nothing[len(gradients) :]
+
+    forward.register_autograd(autograd, setup_context=setup_context)
+    backward.register_autograd(_no_second_derivative)
+
+
+def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
+    raise NotImplementedError(
+        "the fused fast-weights recurrence has no second derivative; "
+        "backend='reference' has all of them"
+    )
