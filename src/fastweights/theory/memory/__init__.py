@@ -1,0 +1,43 @@
+"""How long a fading memory can be read: Xu, Ba & Zemel (2017), equations 4–8.
+
+Closed forms for every decay, each beside the simulation that checks it. `findings` runs them all.
+"""
+
+from __future__ import annotations
+
+from fastweights.theory.memory.lifetimes import (
+    best_exponential,
+    best_power_law,
+    exponential_lifetime,
+    factorial_lifetime,
+    power_law_lifetime,
+)
+from fastweights.theory.memory.patterns import (
+    Overlap,
+    Patterns,
+    exact_overlap,
+    measured_overlap,
+)
+from fastweights.theory.memory.positions import pair_ages, pair_snr
+from fastweights.theory.memory.ratio import energy, lifetime, snr, weights
+from fastweights.theory.memory.simulation import simulate_lifetime, simulate_snr
+
+__all__ = [
+    "Overlap",
+    "Patterns",
+    "best_exponential",
+    "best_power_law",
+    "energy",
+    "exact_overlap",
+    "exponential_lifetime",
+    "factorial_lifetime",
+    "lifetime",
+    "measured_overlap",
+    "pair_ages",
+    "pair_snr",
+    "power_law_lifetime",
+    "simulate_lifetime",
+    "simulate_snr",
+    "snr",
+    "weights",
+]
