@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastweights.experiments.base import Experiment
+from fastweights.experiments.controls import Controls
 from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.transfer import Transfer
@@ -10,7 +11,9 @@ from fastweights.training.config import ConfigError, nearest
 
 __all__ = ["EXPERIMENTS", "find"]
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (Retrieval(), Deblurring(), Transfer())}
+EXPERIMENTS: dict[str, Experiment] = {
+    e.name: e for e in (Retrieval(), Controls(), Deblurring(), Transfer())
+}
 
 
 def find(name: str) -> Experiment:

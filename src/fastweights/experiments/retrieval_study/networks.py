@@ -53,10 +53,11 @@ def fast_weights(**options: Any) -> Callable[[RetrievalConfig, int, int], nn.Mod
 class Retriever(nn.Module):
     """One-hot tokens, a recurrent layer, and a small head that reads its last output."""
 
-    def __init__(self, layer: nn.Module, vocabulary: int, width: int, head: int, classes: int):
+    def __init__(self, layer: nn.Module, vocabulary: int, head: int, classes: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.layer = layer
+        width = int(layer.hidden_size)  # type: ignore[arg-type]
         self.head = nn.Sequential(nn.Linear(width, head), nn.ReLU(), nn.Linear(head, classes))
 
     def forward(self, tokens: Tensor) -> Tensor:

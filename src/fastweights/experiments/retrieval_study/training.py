@@ -66,7 +66,7 @@ def run(
     torch.manual_seed(unit.seed)
     arm, size = arms[unit.arm], unit.options["hidden_size"]
     layer = arm.build(config, task.vocabulary_size, size)
-    model = Retriever(layer, task.vocabulary_size, size, config.head_size, task.num_classes)
+    model = Retriever(layer, task.vocabulary_size, config.head_size, task.num_classes)
     schedule = Schedule(
         updates=config.updates,
         batch_size=config.batch_size,

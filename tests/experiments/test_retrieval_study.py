@@ -1,0 +1,153 @@
+"""What experiments on associative retrieval share, and the study of controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastweights.experiments.base import Result
+from fastweights.experiments.controls import ARMS, EFFECTS, Controls
+from fastweights.experiments.retrieval_study.config import RetrievalConfig
+from fastweights.experiments.retrieval_study.effects import Effect, best_of, difference, verdict
+from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
+from fastweights.experiments.retrieval_study.others_memory import OthersMemory
+from fastweights.nn import FastWeightsRNN
+from fastweights.report.statistics import Interval
+from fastweights.training.config import ConfigError
+
+CONFIG = RetrievalConfig()
+
+
+@pytest.fixture
+def swapped() -> OthersMemory:
+    torch.manual_seed(0)
+    layer = FastWeightsRNN(5, 6, decay=0.9, write_rate=0.4, dtype=torch.float64)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return OthersMemory(layer)
+
+
+def test_another_sample_that_is_the_same_changes_nothing(swapped: OthersMemory) -> None:
+    x = torch.randn(7, 1, 5, dtype=torch.float64).expand(7, 3, 5)
+    torch.testing.assert_close(swapped(x)[0], swapped.layer(x)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_every_sample_reads_its_neighbour_alone(swapped: OthersMemory) -> None:
+    x = torch.randn(7, 4, 5, dtype=torch.float64)
+    other = x.clone()
+    other[-2, 1] += 1.0  # written, and read by the next sample, in the last step
+    changed = (swapped(x)[0] != swapped(other)[0])[-1].any(-1)
+    assert changed.tolist() == [False, True, True, False]
+    assert not torch.allclose(swapped(x)[0], swapped.layer(x)[0])
+
+
+def test_a_single_sample_has_no_other(swapped: OthersMemory) -> None:
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
+        swapped(torch.zeros(3, 1, 5, dtype=torch.float64))
+
+
+def test_the_loop_computes_the_default_layer_only() -> None:
+    with pytest.raises(ValueError, match="default options"):
+        OthersMemory(FastWeightsRNN(5, 6, layer_norm=False))
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_network_learns(name: str) -> None:
+    torch.manual_seed(0)
+    layer = ARMS[name].build(CONFIG, 37, 10)
+    model = Retriever(layer, 37, 20, 10)
+    tokens = torch.randint(37, (8, 11))
+    model(tokens).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    if name != "no-norm-s3-0.1":  # which overflows
+        assert all(p.grad.isfinite().all() for p in model.parameters())  # type: ignore[union-attr]
+
+
+def test_matched_networks_match() -> None:
+    def size(name: str) -> int:
+        return sum(p.numel() for p in ARMS[name].build(CONFIG, 37, 20).parameters())
+
+    assert size("lstm-parameters") == pytest.approx(size("fast-weights"), rel=0.1)
+    # Eleven tokens: eleven vectors of twenty numbers, and h.
+    assert ARMS["lstm-state"].build(CONFIG, 37, 20).hidden_size == 120  # h and c
+    assert ARMS["gru-state"].build(CONFIG, 37, 20).hidden_size == 240
+
+
+def runs(**accuracies: list[float]) -> list[Result]:
+    units = {u.name: u for u in Controls().units(RetrievalConfig(arms=tuple(ARMS)), 3)}
+    found = []
+    for arm, values in accuracies.items():
+        arm = arm.replace("_", "-")
+        for seed, value in enumerate(values):
+            unit = units[f"{arm}-r50-seed{seed}"]
+            result: dict[str, Any] = {
+                "validation_accuracy": value,
+                "test_accuracy": value - 0.01,
+                "curve": [{"update": 1, "validation_accuracy": value}],
+                "learning_rate": 0.1,
+                "weight_decay": 0.0,
+                "layer_parameters": 10,
+                "parameters": 20,
+                "seconds": 1.0,
+            }
+            found.append(Result(unit, result))
+    return found
+
+
+def test_the_best_control_is_chosen_on_validation_data() -> None:
+    results = runs(identity_1=[0.3, 0.5], identity_3=[0.35, 0.41])
+    assert best_of(("identity-1", "identity-3"), 50, results) == {0: 0.29, 1: 0.49}
+    assert best_of(("lstm",), 50, results) is None
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    results = runs(fast_weights=[0.9, 0.8, 0.7], lstm=[0.5, 0.6])
+    effect = Effect("", ("fast-weights",), ("lstm",))
+    interval = difference(effect, 50, results)
+    assert interval is not None
+    assert interval.n == 2
+    assert interval.mean == pytest.approx(0.3)
+    assert difference(Effect("", ("fast-weights",), ("gru",)), 50, results) is None
+
+
+def test_verdicts_at_their_bounds() -> None:
+    assert verdict(Interval(0.1, 0.021, 0.2, 5)) == "large"
+    assert verdict(Interval(0.0, -0.02, 0.02, 5)) == "none"
+    assert verdict(Interval(-0.1, -0.2, -0.021, 5)) == "negative"
+    assert verdict(Interval(0.02, -0.01, 0.05, 5)) == "unclear"
+    assert verdict(Interval(0.9, None, None, 1)) == "unclear"
+
+
+def test_the_section_answers_what_it_can() -> None:
+    results = runs(fast_weights=[0.99, 0.98, 0.99], layer_norm_rnn=[0.4, 0.38, 0.4])
+    results += runs(identity_1=[0.4, 0.38, 0.4], **{"no_norm_s1_0.01": [0.6, 0.9, 0.9]})
+    config = RetrievalConfig(
+        arms=("fast-weights", "layer-norm-rnn", "identity-1", "no-norm-s1-0.01")
+    )
+    section = Controls().section(config, results, Path())
+    told = {claim.claim.split(": ")[1].split(";")[0]: claim.verdict for claim in section.claims}
+    assert told == {
+        "depth alone": "none",
+        "a Hebbian memory at equal depth": "large",
+        "layer norm beside a Hebbian memory": "large",
+    }
+    assert [len(p.figure.axes[0].get_yticks()) for p in section.pictures] == [4]
+
+
+def test_every_question_is_about_arms_that_exist() -> None:
+    for effect in EFFECTS:
+        assert set(effect.arms) | set(effect.controls) <= set(ARMS)
+
+
+def test_an_unknown_arm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="identity-1"):
+        Controls().units(RetrievalConfig(arms=("identity-2",)), 1)
+
+
+def test_options_of_the_layer_override_the_configuration() -> None:
+    layer = fast_weights(write_rate=1.0, decay=0.5)(CONFIG, 37, 10)
+    assert layer.write_rate == 1.0
+    assert float(layer.decay(torch.tensor(1))) == 0.5  # type: ignore[operator]
