@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastweights.experiments.base import Experiment
+from fastweights.experiments.consolidation import Consolidation
 from fastweights.experiments.controls import Controls
 from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.retrieval import Retrieval
@@ -12,7 +13,7 @@ from fastweights.training.config import ConfigError, nearest
 __all__ = ["EXPERIMENTS", "find"]
 
 EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e for e in (Retrieval(), Controls(), Deblurring(), Transfer())
+    e.name: e for e in (Retrieval(), Consolidation(), Controls(), Deblurring(), Transfer())
 }
 
 

@@ -111,7 +111,7 @@ class Retrieval:
                 seed_table(results),
             ],
             pictures=[
-                learning_curves(ARMS, config, results, size, ceiling)
+                learning_curves(ARMS, config, results, size, ceiling, self.name)
                 for size in config.hidden_sizes
             ],
             notes=[

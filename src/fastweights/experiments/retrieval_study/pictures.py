@@ -24,6 +24,7 @@ def learning_curves(
     results: Sequence[Result],
     size: int,
     ceiling: float,
+    name: str,
 ) -> Picture:
     """Validation accuracy against updates, a line per seed, and the binding-free ceiling."""
     figure: Figure = new_figure()
@@ -69,7 +70,7 @@ def learning_curves(
         figure.legend(loc="outside right upper", frameon=False)
     labels = ", ".join(arms[arm].label for arm in config.arms)
     return Picture(
-        name=f"retrieval-k{config.num_pairs}-r{size}",
+        name=f"{name}-k{config.num_pairs}-r{size}",
         figure=figure,
         alt=(
             f"Validation accuracy against updates at R = {size} for {labels}; one line per seed, "
@@ -127,7 +128,7 @@ def dots(
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     return Picture(
-        name=f"{name}-k{config.num_pairs}-r{size}",
+        name=f"{name}-accuracy-k{config.num_pairs}-r{size}",
         figure=figure,
         alt=f"Test accuracy of every run at R = {size}, a row for each of {len(rows)} networks, "
         f"with the binding-free ceiling at {100 * ceiling:.1f} per cent.",
