@@ -12,18 +12,17 @@ import pytest
 import torch
 
 from fastweights.experiments.base import Result
-from fastweights.experiments.one_trial import (
-    TIMES,
+from fastweights.experiments.one_trial import OneTrial
+from fastweights.experiments.other_uses.one_trial.model import (
     Associator,
-    OneTrial,
     OneTrialConfig,
+    draw_pairs,
     error,
-    simulate,
+    learn,
+    overlay,
+    present,
 )
-from fastweights.experiments.one_trial import _learn as learn
-from fastweights.experiments.one_trial import _overlay as overlay
-from fastweights.experiments.one_trial import _pairs as pairs
-from fastweights.experiments.one_trial import _present as present
+from fastweights.experiments.other_uses.one_trial.simulation import TIMES, simulate
 from fastweights.ops.slow_fast import reference
 from fastweights.training.config import ConfigError, from_dict
 
@@ -97,7 +96,7 @@ def test_without_decay_nothing_fades_and_the_harm_stays() -> None:
 
 
 def test_a_trial_is_the_reference_update_of_each_network_alone() -> None:
-    old, new = pairs(CONFIG, [4, 9])
+    old, new = draw_pairs(CONFIG, [4, 9])
     taught = learn(CONFIG, [4, 9], old)
     model, optimizer = overlay(CONFIG, taught, layers="all")
     one = (new[0][:, :1], new[1][:, :1])
@@ -118,7 +117,7 @@ def test_a_trial_is_the_reference_update_of_each_network_alone() -> None:
 
 
 def test_default_overlay_leaves_the_hidden_layer_alone() -> None:
-    old, new = pairs(CONFIG, [4])
+    old, new = draw_pairs(CONFIG, [4])
     taught = learn(CONFIG, [4], old)
     model, optimizer = overlay(CONFIG, taught)
     present(model, optimizer, (new[0][:, :1], new[1][:, :1]))

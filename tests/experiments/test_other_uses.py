@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from fastweights.experiments.base import Result
-from fastweights.experiments.other_uses import draw_curve, finished, judge, one_unit, use_one_core
+from fastweights.experiments.other_uses.shared import (
+    draw_curve,
+    finished,
+    judge,
+    ledger_row,
+    one_unit,
+    use_one_core,
+)
 from fastweights.report.figures import new_figure
 from fastweights.report.statistics import Interval, mean_interval
 from fastweights.training.config import ConfigError
@@ -28,6 +35,12 @@ def test_verdict_is_where_the_interval_lies(
     low: float | None, high: float | None, verdict: str
 ) -> None:
     assert judge(Interval(0.3, low, high, n=5), at_least=0.1, at_most=0.5) == verdict
+
+
+def test_row_of_the_ledger_has_the_interval_and_its_verdict() -> None:
+    row = ledger_row("right (≥ 50)", "qualitative", [0.5, 0.75, 1.0], at_least=0.5)
+    assert (row.n, row.verdict, row.ours[:4]) == (3, "holds", "75.0")
+    assert ledger_row("steps", "—", [2.0], scale=1).ours == "2.0 (n = 1)"
 
 
 def test_one_unit_holds_every_seed() -> None:
