@@ -1,0 +1,1 @@
+"""Temporary binding: pools, simulation, findings, pictures."""

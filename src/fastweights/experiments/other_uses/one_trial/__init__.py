@@ -1,0 +1,1 @@
+"""One trial in the fast weights: model, simulation, findings, pictures."""
