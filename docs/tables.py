@@ -16,7 +16,7 @@ from fastweights.experiments.runner import load_plan, results_of
 from fastweights.report.section import Section
 
 ROOT = Path(__file__).parent.parent
-MARKER = re.compile(r"<!-- results/(\S+)(?: (claims|table (\d+)))? -->\n\n(?:\|.*\n)*")
+MARKER = re.compile(r"<!-- results/(\S+)(?: (claims|table (\d+)))? -->\n+(?:\|.*\n)*\n*")
 
 
 def documents() -> list[Path]:
@@ -41,7 +41,8 @@ def _table(marker: re.Match[str]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     head = marker[0].split("\n", 1)[0]
     cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
-    return f"{head}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells)
+    end = "\n" if marker.end() < len(marker.string) else ""
+    return f"{head}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells) + end
 
 
 @functools.cache
