@@ -1,4 +1,4 @@
-"""Many runs on worker processes; one that dies is tried again, then listed, never dropped."""
+"""Many runs on worker processes; one that fails is tried again, then listed, never dropped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,32 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-__all__ = ["run_all"]
+__all__ = ["Tries", "Work", "run_all"]
 
 Work = Callable[[str], None]
+DIED = "its worker died (killed, or out of memory)"
+
+
+class Tries:
+    """Which runs are still to do, and which have failed as often as they may.
+
+    Attributes:
+        todo: the runs, next first.
+        failures: why a run failed, for those that will not be tried again.
+    """
+
+    def __init__(self, names: Sequence[str], attempts: int) -> None:
+        self.todo = deque(names)
+        self.failures: dict[str, str] = {}
+        self._left = dict.fromkeys(names, attempts)
+
+    def failed(self, name: str, reason: str) -> None:
+        """Note a failure: the run comes again after the others, or is listed."""
+        self._left[name] -= 1
+        if self._left[name]:
+            self.todo.append(name)
+        else:
+            self.failures[name] = reason
 
 
 def run_all(
@@ -30,36 +53,33 @@ def run_all(
     """Call ``work(name)`` for every name, on ``workers`` processes.
 
     Every run computes on one thread, so that its numbers do not depend on how many run beside it.
-    A worker that dies takes only its own run with it: another worker is started, and the run is
-    tried again after the others.
+    A worker that dies takes only its own run with it, and another is started.
 
     Args:
         work: can be pickled; does one run. What it raises is that run's failure.
         names: the runs.
         workers: processes, at least 1.
         tick: called about twice a second with the names that are running.
-        attempts: how often a run may take its worker down (by a crash or a kill) before it counts
-            as failed.
+        attempts: how often a run is tried before it counts as failed: it may raise, or take its
+            worker down by a crash or a kill. It is tried again after the others.
         seconds_per_tick: how often to tick.
 
     Returns:
-        Why a run failed, for those that did.
+        Why a run failed the last time it was tried, for those that did.
 
     Raises:
         KeyboardInterrupt: after the workers have been stopped.
     """
-    failures: dict[str, str] = {}
-    deaths = dict.fromkeys(names, 0)
-    todo = deque(names)
-    with _team(work, min(workers, len(todo))) as team:
+    tries = Tries(names, attempts)
+    with _team(work, min(workers, len(names))) as team:
         while True:
             for worker in team:
-                if worker.name is None and todo:
-                    worker.give(todo.popleft())
+                if worker.name is None and tries.todo:
+                    worker.give(tries.todo.popleft())
             tick([worker.name for worker in team if worker.name is not None])
             busy = [worker for worker in team if worker.name is not None]
             if not busy:
-                return failures
+                return tries.failures
             answered = wait([worker.pipe for worker in busy], timeout=seconds_per_tick)
             for worker in busy:
                 if worker.pipe not in answered:
@@ -67,13 +87,8 @@ def run_all(
                 name, died, failure = worker.answer()
                 if died:
                     team[team.index(worker)] = _Worker(work)
-                    deaths[name] += 1
-                    if deaths[name] < attempts:
-                        todo.append(name)
-                    else:
-                        failure = f"its worker died {attempts} times (killed, or out of memory)"
                 if failure is not None:
-                    failures[name] = failure
+                    tries.failed(name, failure)
 
 
 class _Worker:
@@ -95,13 +110,13 @@ class _Worker:
             self.pipe.send(name)
 
     def answer(self) -> tuple[str, bool, str | None]:
-        """Which run ended, whether its worker died, and why the run failed, if it did."""
+        """Which run ended, whether its worker died over it, and why it failed, if it did."""
         name, self.name = self.name or "", None
         try:
             return name, False, self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            return name, True, None
+            return name, True, DIED
 
 
 @contextmanager
