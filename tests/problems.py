@@ -87,22 +87,23 @@ class Problem:
         }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def to(self, dtype: torch.dtype) -> Problem:
+    def to(self, dtype: torch.dtype, device: str = "cpu") -> Problem:
         """The same numbers, copied, as leaves that require gradients."""
 
         def cast(tensor: Tensor | None) -> Tensor | None:
             if tensor is None:
                 return None
-            return tensor.detach().to(dtype, copy=True).requires_grad_()
+            return tensor.detach().to(device, dtype, copy=True).requires_grad_()
 
         state = self.state
         return dataclasses.replace(
             self,
             drive=cast(self.drive),
             weights=SlowWeights(*map(cast, self.weights)),
-            decay=copy.deepcopy(self.decay).to(dtype),
+            decay=copy.deepcopy(self.decay).to(device, dtype),
             write_rate=cast(self.write_rate),
-            state=LayerState(cast(state.hidden), state.steps, cast(state.history)),
+            state=LayerState(cast(state.hidden), state.steps.to(device), cast(state.history)),
+            lengths=None if self.lengths is None else self.lengths.to(device),
         )
 
 
@@ -164,7 +165,7 @@ def matrix_of(state: LayerState, problem: Problem) -> Tensor:
     if problem.options.detach_writes:
         history = history.detach()
     newest = state.steps - 1
-    ages = torch.arange(history.shape[0] - 1, -1, -1)[:, None]
+    ages = torch.arange(history.shape[0] - 1, -1, -1, device=history.device)[:, None]
     weight = problem.decay.between(newest - ages, newest.expand(len(ages), -1))
     weight = problem.write_rate * weight.to(history.dtype)
     return torch.einsum("mb,mbi,mbj->bij", weight, history, history)
@@ -206,7 +207,7 @@ def solve(problem: Problem, **how: Any) -> dict[str, Tensor]:
     results = {"output": output, "hidden": after.hidden, "memory": memory}
     generator = torch.Generator().manual_seed(5)
     loss = sum(
-        (torch.randn(r.shape, generator=generator).to(r.dtype) * r).sum() for r in results.values()
+        (torch.randn(r.shape, generator=generator).to(r) * r).sum() for r in results.values()
     )
     leaves = problem.leaves()
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)

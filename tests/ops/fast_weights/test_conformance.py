@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -41,13 +44,34 @@ NUMBA = {
     "start": ["nothing", "history"],
     "memory": ["hebbian", "hebbian", "static", "none"],
 }
+TRITON = {
+    **COMMON,
+    "length": [1, 2, 11, 17],
+    "batch": [1, 2],
+    "inner_steps": [0, 1, 2],
+    "width": [5, 16, 20, 33],
+    "decay": ["exponential", "learned-power-law", "learned-free"],
+    "start": ["nothing", "history"],
+    "memory": ["hebbian", "hebbian", "static", "none"],
+    "nonlinearity": ["relu", "tanh"],
+}
+INTERPRETED = find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") == "1"
+TRITON_DEVICES = [
+    pytest.param(
+        "cpu",
+        marks=pytest.mark.skipif(not INTERPRETED, reason="needs triton and TRITON_INTERPRET=1"),
+    ),
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    ),
+]
 
 
 def _id(case):
     return "-".join(str(v).replace("torch.", "").replace(" ", "_") for v in case.values())
 
 
-def _check(case, **how):
+def _check(case, device="cpu", **how):
     case = dict(case)
     length, batch = case.pop("length"), case.pop("batch")
     dtype, norm, start = case.pop("dtype"), NORMS[case.pop("norm")], case.pop("start")
@@ -63,16 +87,17 @@ def _check(case, **how):
         **norm,
         **case,
     )
-    _compare(given, dtype, from_matrix=start == "matrix", **how)
+    _compare(given, dtype, device, from_matrix=start == "matrix", **how)
 
 
-def _compare(given, dtype, **how):
-    results = solve(given.to(dtype), **how)
+def _compare(given, dtype, device="cpu", **how):
+    given = given.to(dtype)
+    results = solve(given.to(dtype, device), **how)
     expected = solve(given.to(torch.float64))
     assert results.keys() == expected.keys()
     for name, tensor in results.items():
         assert tensor.dtype == (torch.int64 if name == "steps" else dtype)
-        assert_close(tensor, expected[name], name)
+        assert_close(tensor.cpu(), expected[name], name)
 
 
 # The seed picks cases whose gradients do not cancel to nothing, so that float32 has the digits.
@@ -85,6 +110,29 @@ def test_matrix_and_chunked_forms(case):
 @pytest.mark.parametrize("case", all_pairs(NUMBA, seed=4), ids=_id)
 def test_numba_backend(case):
     _check(case, form="attention", backend="numba")
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("case", all_pairs(TRITON, seed=4), ids=_id)
+def test_triton_backend(case, device):
+    _check(case, device, form="attention", backend="triton")
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("memory", ["hebbian", "static"])
+def test_triton_backend_with_weights_that_stream(memory, device):
+    """Beyond 128 features W does not stay on the chip."""
+    given = problem(2, 2, 130, carried=1, memory=memory, norm_preliminary=True)
+    for dtype in (torch.float64, torch.float32):
+        _compare(given, dtype, device, backend="triton")
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("options", [{}, {"nonlinearity": "tanh", "inner_steps": 2}], ids=str)
+def test_triton_backend_in_bfloat16(options, device):
+    """Short: a unit that rounding takes to the other side of zero changes gradients by much."""
+    given = problem(4, 2, 20, carried=2, seed=1, **options)
+    _compare(given, torch.bfloat16, device, backend="triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -89,7 +89,8 @@ def run(
     if options.layer_norm:
         gain = drive.new_ones(drive.shape[-1]) if gain is None else gain
         norm_bias = drive.new_zeros(drive.shape[-1]) if norm_bias is None else norm_bias
-    inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, weights.memory)
+    static = weights.memory if options.memory == "static" else None
+    inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, static)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     hs, *_ = forward(
         *inputs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
-from fastweights.ops.fast_weights import numba_cpu, reference
+from fastweights.ops.fast_weights import numba_cpu, reference, triton_gpu
 from fastweights.ops.fast_weights.options import FORMS, LayerState, Options, SlowWeights
 
 __all__ = ["BACKENDS", "check_backend", "check_form", "chunk_size_for", "fast_weights"]
 
-BACKENDS = ("auto", "numba", "reference")
+BACKENDS = ("auto", "numba", "triton", "reference")
 
 
 def check_backend(backend: str) -> None:
@@ -103,8 +104,8 @@ def _choose_form(form: str, backend: str, decay: Decay, length: int, state: Laye
         return "attention"
     if state.matrix is not None:
         return "chunked"
-    if backend == "numba":
-        return "attention"  # the one form it has
+    if backend in ("numba", "triton"):
+        return "attention"  # the one form they have
     carried = 0 if state.history is None else state.history.shape[0]
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
@@ -135,7 +136,8 @@ def fast_weights(
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
         form: "attention", "matrix", "chunked", or "auto" by length, width and decay.
-        backend: "numba", "reference", or "auto" for the fastest that supports the call.
+        backend: "numba" (CPU), "triton" (CUDA), "reference", or "auto" for the fastest that
+            supports the call.
         chunk_size: steps per chunk of the chunked form; None chooses by width.
 
     Returns:
@@ -171,16 +173,19 @@ def fast_weights(
     chosen_form = _choose_form(form, backend, decay, drive.shape[0], state)
     if options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
-    name = choose_backend(
-        backend,
-        {
-            "numba": lambda: _why_not_numba(call, chosen_form),
-            "reference": lambda: None,
-        },
-        operation="fast_weights",
-    )
+    reasons: dict[str, Callable[[], str | None]] = {
+        "numba": lambda: _why_not_numba(call, chosen_form),
+        "triton": lambda: _why_not_triton(call, chosen_form),
+        "reference": lambda: None,
+    }
+    if drive.device.type == "cpu":
+        # Triton's interpreter takes CPU tensors too, but it is the slowest: only when asked for.
+        reasons["triton"] = reasons.pop("triton")
+    name = choose_backend(backend, reasons, operation="fast_weights")
     if name == "numba":
         return numba_cpu.attention_form(*call)
+    if name == "triton":
+        return triton_gpu.attention_form(*call)
     if chosen_form == "attention":
         return reference.attention_form(*call)
     if chosen_form == "matrix":
@@ -203,3 +208,9 @@ def _why_not_numba(call: _Call, form: str) -> str | None:
     if form != "attention":
         return f"it has the attention form, this call needs the {form} form"
     return numba_cpu.why_not(call.drive, call.weights, call.decay, call.state, call.options)
+
+
+def _why_not_triton(call: _Call, form: str) -> str | None:
+    if form != "attention":
+        return f"it has the attention form, this call needs the {form} form"
+    return triton_gpu.why_not(call.drive, call.decay, call.state, call.options)

@@ -1,0 +1,245 @@
+"""The attention form as one op for PyTorch, run by the Triton kernels on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.decay import Decay
+from fastweights.ops.fast_weights import attention_op
+from fastweights.ops.fast_weights.attention_op import (
+    AFTER_READ,
+    DETACH,
+    NORM,
+    NORM_PRELIMINARY,
+    PREVIOUS,
+    TANH,
+    norms_of,
+)
+from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+
+__all__ = ["attention_form", "why_not"]
+
+_WIDEST = 256
+
+
+def _interpreted() -> bool:
+    """Whether Triton runs kernels by NumPy on the CPU, as its documentation describes."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_not(drive: Tensor, decay: Decay, state: LayerState, options: Options) -> str | None:
+    """The reason this call cannot run here, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not (drive.is_cuda or (_interpreted() and drive.device.type == "cpu")):
+        return f"it runs on CUDA tensors, got {drive.device.type}"
+    if drive.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return f"it computes in float32, float64 and bfloat16, got {drive.dtype}"
+    if drive.shape[-1] > _WIDEST:
+        return f"it carries at most {_WIDEST} features, got {drive.shape[-1]}"
+    return attention_op.why_not(decay, state, options)
+
+
+def attention_form(
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, LayerState]:
+    """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
+    return attention_op.run(_forward, drive, weights, decay, write_rate, state, options, lengths)
+
+
+def _settings(drive: Tensor, flags: int, memory: int) -> dict[str, Any]:
+    """What both kernels are compiled for."""
+    import triton
+    import triton.language as tl
+
+    width = drive.shape[-1]
+    block = max(16, triton.next_power_of_2(width))
+    return {
+        "WIDTH": width,
+        "BLOCK": block,
+        "KIND": tl.float64 if drive.dtype == torch.float64 else tl.float32,
+        "WHOLE": block <= 128,  # then W stays in registers, at most 64 per thread in float32
+        "MEMORY": memory,
+        "NORM": bool(flags & NORM),
+        # query="previous" leaves the preliminary vector out, and its norm with it.
+        "NORM_PRELIMINARY": flags & (NORM_PRELIMINARY | PREVIOUS) == NORM_PRELIMINARY,
+        "PREVIOUS": bool(flags & PREVIOUS),
+        "AFTER_READ": bool(flags & AFTER_READ),
+        "TANH": bool(flags & TANH),
+        "num_warps": {16: 1, 32: 1, 64: 2}.get(block, 8),
+        "num_stages": 1,  # loads may not run ahead of the barriers
+        "enable_fp_fusion": True,
+    }
+
+
+def _kept_like(
+    drive: Tensor, inner_steps: int, flags: int, memory: int, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty queries, normed and scales."""
+    length, batch, width = drive.shape
+    norms = norms_of(inner_steps, flags)
+    kind = torch.promote_types(drive.dtype, torch.float32)
+    if not keep:
+        length = norms = 0
+    return (
+        drive.new_empty(length, inner_steps, batch, width),
+        drive.new_empty(length, norms, batch, width),
+        drive.new_empty(length, norms, batch, dtype=kind),
+    )
+
+
+@torch.library.custom_op("fastweights::attention_form_triton", mutates_args=())
+def _forward(
+    drive: Tensor,
+    past: Tensor,
+    weight: Tensor,
+    rates: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    static: Tensor | None,
+    inner_steps: int,
+    norm_eps: float,
+    flags: int,
+    memory: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """hs (M + T + 1, B, H), which starts with ``past``, and what the backward pass needs."""
+    from fastweights.ops.fast_weights import triton_kernels
+
+    length, batch, width = drive.shape
+    start = past.shape[0]
+    hs = drive.new_empty(start + length, batch, width)
+    hs[:start] = past
+    kept = _kept_like(drive, inner_steps, flags, memory, keep)
+    scratch = kept if keep else (drive.new_empty(batch, width), *kept[1:])
+    with torch.cuda.device_of(drive):
+        triton_kernels.forward[(batch,)](
+            drive.contiguous(),
+            weight.t().contiguous(),
+            _given(norm_weight, drive),
+            _given(norm_bias, drive),
+            rates.contiguous(),
+            drive if static is None else static.t().contiguous(),
+            hs,
+            *scratch,
+            length,
+            start - 1,
+            batch,
+            inner_steps,
+            **_settings(drive, flags, memory),
+            EPS=norm_eps,
+            KEEP=keep,
+        )
+    return hs, *kept
+
+
+def _given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A contiguous tensor; one that no kernel reads where there is none."""
+    return stand_in if tensor is None else tensor.contiguous()
+
+
+@_forward.register_fake
+def _forward_shapes(
+    drive: Tensor, past: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
+    norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
+    flags: int, memory: int, keep: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    hs = drive.new_empty(past.shape[0] + drive.shape[0], *drive.shape[1:])
+    return hs, *_kept_like(drive, inner_steps, flags, memory, keep)
+
+
+@torch.library.custom_op("fastweights::attention_form_triton_backward", mutates_args=())
+def _backward(
+    dhs: Tensor,
+    hs: Tensor,
+    weight: Tensor,
+    rates: Tensor,
+    norm_weight: Tensor | None,
+    static: Tensor | None,
+    queries: Tensor,
+    normed: Tensor,
+    scales: Tensor,
+    length: int,
+    inner_steps: int,
+    flags: int,
+    memory: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of drive, past, weight, rates, norm_weight, norm_bias and static."""
+    from fastweights.ops.fast_weights import triton_kernels
+
+    batch, width = hs.shape[1:]
+    start = hs.shape[0] - length
+    kind = torch.promote_types(hs.dtype, torch.float32)
+    dhistory = torch.empty_like(hs, dtype=kind).copy_(dhs)
+    ddrive = hs.new_empty(length, batch, width)
+    drates = rates.new_zeros(batch, rates.shape[0])
+    dgain, dbias = hs.new_zeros(2, batch, width, dtype=kind).unbind(0)
+    dread = queries if static is None else torch.empty_like(queries)
+    with torch.cuda.device_of(hs):
+        triton_kernels.backward[(batch,)](
+            weight.contiguous(),
+            _given(norm_weight, hs),
+            rates.contiguous(),
+            _given(static, hs),
+            hs,
+            queries,
+            normed,
+            scales,
+            dhistory,
+            ddrive,
+            drates,
+            dgain,
+            dbias,
+            dread,
+            length,
+            start - 1,
+            batch,
+            inner_steps,
+            **_settings(hs, flags, memory),
+            DETACH=bool(flags & DETACH),
+        )
+    if static is None:
+        dstatic = hs.new_empty(0, 0)
+    else:
+        dstatic = dread.flatten(0, 2).t() @ queries.flatten(0, 2)
+    return (
+        ddrive,
+        dhistory[:start].to(hs.dtype, copy=True),
+        ddrive.flatten(0, 1).t() @ hs[start - 1 : -1].flatten(0, 1),
+        drates.sum(0),
+        dgain.sum(0).to(hs.dtype),
+        dbias.sum(0).to(hs.dtype),
+        dstatic,
+    )
+
+
+@_backward.register_fake
+def _backward_shapes(
+    dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
+    static: Tensor | None, queries: Tensor, normed: Tensor, scales: Tensor, length: int,
+    inner_steps: int, flags: int, memory: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    width = hs.shape[2]
+    return (
+        hs.new_empty(length, *hs.shape[1:]),
+        hs.new_empty(hs.shape[0] - length, *hs.shape[1:]),
+        torch.empty_like(weight),
+        torch.empty_like(rates),
+        hs.new_empty(width),
+        hs.new_empty(width),
+        hs.new_empty(0, 0) if static is None else torch.empty_like(static),
+    )
+
+
+attention_op.register_autograd(_forward, _backward)
