@@ -1,0 +1,1 @@
+"""Recursion: the procedure, networks that run it, simulation, findings, pictures."""
