@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from fastweights.__main__ import LAB, main
+from fastweights.bench import recurrence
+from fastweights.bench.base import Disagreement
 from fastweights.experiments import runner
 
 TINY = [
@@ -229,7 +231,65 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert "quick" in told
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["list"]])
+TINY_BENCH = ["bench", "recurrence", "--cases", "3x5x4", "--rounds", "3", "--budget", "0.1"]
+
+
+def test_a_benchmark_ends_with_goals_a_file_and_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bench.json"
+    more = ["--threads", "1", "--no-fresh", "--json", str(file), "--figures", str(tmp_path)]
+    assert call([*TINY_BENCH, *more]) == 0
+    told = capsys.readouterr()
+    assert "100 % done: 3x5x4, 1 thread" in told.err
+    assert "nn.LSTM" in told.out
+    assert "goal" in told.out
+    assert f"Measurements: {file}" in told.out
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["training"]["peers"]["fast-weights"]["milliseconds"]["rounds"] == 3
+    assert {p.name for p in tmp_path.glob("*.png")} == {"bench-ratio.png", "bench-roofline.png"}
+
+
+def test_a_benchmark_of_a_wrong_layer_prints_no_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(*_: object) -> float:
+        raise Disagreement("fast-weights: output is off by 0.5")
+
+    monkeypatch.setattr(recurrence, "_checked", wrong)
+    assert call([*TINY_BENCH, "--threads", "1", "--no-fresh"]) == 1
+    told = capsys.readouterr()
+    assert "3x5x4 is not timed: fast-weights: output is off by 0.5" in told.err
+    assert "3x5x4" not in told.out
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["recurence"], ["'recurence'", "did you mean 'recurrence'"]),
+        (["--cases", "128x11x50,128x11"], ["'128x11'", "did you mean '128x11x50'"]),
+        (["--peers", "lstn"], ["'lstn'", "did you mean 'lstm'"]),
+        (["--threads", "1,0"], ["threads", "'0'"]),
+        (["--threads", "two"], ["threads", "'two'"]),
+        (["--rounds", "2"], ["--rounds", "greater than or equal to 3"]),
+        (["--device", "gpu"], ["device", "'gpu'", "cuda"]),
+        (["optimizer", "--cases", "sdg-1e4"], ["'sdg-1e4'", "did you mean 'sgd-1e4'"]),
+        (["tasks", "--cases", "retrieval"], ["'retrieval'", "did you mean 'retrieval-k"]),
+    ],
+)
+def test_a_benchmark_that_cannot_be_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], parts: list[str]
+) -> None:
+    file = tmp_path / "bench.json"
+    assert call(["bench", *more, "--json", str(file)]) == 2
+    told = capsys.readouterr().err
+    for part in parts:
+        assert part in told
+    assert "Traceback" not in told
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["list"], ["bench"]])
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call([*command, "--help"]) == 0
     assert "Usage: fastweights" in capsys.readouterr().out

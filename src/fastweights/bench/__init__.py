@@ -1,0 +1,1 @@
+"""Speed and memory, beside peers that run in the same process: ``fastweights bench``."""

@@ -1,0 +1,142 @@
+"""How far we want to go, and whether a measurement got there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from fastweights.bench.base import label_of
+from fastweights.bench.cases import Case, parse_case
+from fastweights.bench.peers import OURS, PEERS
+from fastweights.report.section import Table
+
+__all__ = [
+    "Goal",
+    "gflops",
+    "goals_table",
+    "kept_per_step",
+    "lstm_goal",
+    "ratio",
+    "recurrence_goals",
+]
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """A goal beside what was measured: both as text, and whether it is met."""
+
+    goal: str
+    wanted: str
+    measured: str
+    met: bool
+
+
+def goals_table(goals: Iterable[Goal]) -> Table:
+    """A row for each goal that could be measured."""
+    return Table(
+        caption="The goals, as far as these cases tell. Ratios are of medians.",
+        columns=("goal", "wanted", "measured", "met"),
+        rows=[[g.goal, g.wanted, g.measured, "yes" if g.met else "no"] for g in goals],
+    )
+
+
+def ratio(row: Row, mode: str, peer: str) -> float | None:
+    """How many times as long as ours a peer takes; None where it was not timed."""
+    peers = row[mode]["peers"]
+    if "milliseconds" not in peers.get(peer, {}):
+        return None
+    return peers[peer]["milliseconds"]["median"] / peers[OURS]["milliseconds"]["median"]
+
+
+def gflops(row: Row, mode: str) -> tuple[float, float]:
+    """GFLOP/s of our layer, and of ``torch.mm`` with as much arithmetic."""
+    measured = row[mode]
+    ours = measured["flops"] / measured["peers"][OURS]["milliseconds"]["median"] / 1e6
+    mm = measured["mm"]
+    return ours, 2 * mm["size"] ** 3 / mm["milliseconds"]["median"] / 1e6
+
+
+def lstm_goal(case: Case, device: str) -> float | None:
+    """How many times as fast as ``nn.LSTM`` we want to train, if we said so."""
+    if device != "cpu":
+        return 1.0
+    if case.length == 1:  # a call and next to no work
+        return None
+    if case.length <= 24:
+        return 2.0 if case.width <= 20 else 2.5
+    if case.length <= 55:
+        return 2.0
+    if case.length <= 200:
+        return 1.25
+    return 2.0 if case.length >= 4096 else None
+
+
+def _eager_goal(case: Case, device: str) -> float | None:
+    if device != "cpu":
+        return 50.0
+    return {Case(128, 11, 50): 25.0, Case(128, 55, 100): 50.0}.get(case)
+
+
+def recurrence_goals(timed: Sequence[Row], fresh: Sequence[Row], device: str) -> Iterator[Goal]:
+    """Every goal of the recurrence that these rows can tell about."""
+    for row in timed:
+        case, where = parse_case(row["case"]), label_of(row)
+        for peer, factor in (
+            ("lstm", lstm_goal(case, device)),
+            ("eager-matrix", _eager_goal(case, device)),
+            ("compiled", 2.0),
+        ):
+            times = ratio(row, "training", peer)
+            if factor is not None and times is not None:
+                label = f"{where}: training, beside {PEERS[peer].label}"
+                yield Goal(label, f"≥ {factor:g}×", f"{times:.2f}×", times >= factor)
+    if device == "cpu":
+        for row in timed:
+            if parse_case(row["case"]).width >= 50:
+                ours, mm = gflops(row, "training")
+                label = f"{label_of(row)}: GFLOP/s, beside torch.mm"
+                yield Goal(label, f"≥ {mm:.0f}", f"{ours:.0f}", ours >= mm)
+    yield from _long_sequences(timed)
+    for row in timed:
+        case = parse_case(row["case"])
+        if row["threads"] == timed[0]["threads"] and case.length > 1:
+            kept = kept_per_step(row, OURS)
+            label = f"{row['case']}: numbers kept per step and sample, beside H"
+            yield Goal(label, "≤ 2×", f"{kept:.2f}×", kept <= 2)
+    for row in fresh:
+        seconds = row["cold"]["first_call"]
+        label = f"{row['case']}: first call, nothing compiled before"
+        yield Goal(label, "< 5 s", f"{seconds:.1f} s", seconds < 5)
+    if fresh:
+        seconds = max(row["cached"]["import_fastweights"] for row in fresh)
+        yield Goal(
+            "import fastweights, on top of torch", "< 0.3 s", f"{seconds:.2f} s", seconds < 0.3
+        )
+
+
+def kept_per_step(row: Row, peer: str) -> float:
+    """Numbers a forward pass keeps for the backward one, per step and sample, over H."""
+    case = parse_case(row["case"])
+    kept = row["training"]["peers"][peer]["kept_bytes"]
+    return kept / (4 * case.batch * case.length * case.width)
+
+
+def _long_sequences(timed: Sequence[Row]) -> Iterator[Goal]:
+    """The time of a step must not depend on the length, once that is beyond the width."""
+
+    def per_step(row: Row) -> float:
+        median = row["training"]["peers"][OURS]["milliseconds"]["median"]
+        return median / parse_case(row["case"]).length
+
+    for row in timed:
+        case = parse_case(row["case"])
+        for other in timed:
+            shorter = dataclasses.replace(case, length=512)
+            same = other["threads"] == row["threads"] and other["case"] == shorter.name
+            if case.length > 512 and same:
+                times = per_step(row) / per_step(other)
+                label = f"{label_of(row)}: time of a step, beside {shorter.name}"
+                yield Goal(label, "≤ 1.1×", f"{times:.2f}×", times <= 1.1)

@@ -1,0 +1,240 @@
+"""The fast-weights layer against other recurrent layers and other ways to compute it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastweights.bench.base import Disagreement, Settings, Unit
+from fastweights.bench.cases import CASES, INPUTS, MODES, OVERHEAD, Case, parse_case
+from fastweights.bench.fresh import fresh_calls
+from fastweights.bench.peers import DECAY, OURS, PEERS, WRITE_RATE, check_peers
+from fastweights.bench.recurrence_section import recurrence_section
+from fastweights.bench.timing import FEWEST, interleaved, seconds_of, using_threads
+from fastweights.nn import FastWeightsRNN
+from fastweights.report.section import Section
+
+__all__ = ["Recurrence"]
+
+# Largest deviation from the reference in double precision, relative to the largest number of a
+# tensor: ten times what single precision was seen to cost in these cases.
+TOLERANCE = 5e-5
+_SHORT = 32  # steps of the first trial of a peer that may be slow
+_BYTES = 5e8  # that the reference may remember at once
+
+Result = tuple[Tensor, ...]
+
+
+class Recurrence:
+    """The benchmark."""
+
+    name = "recurrence"
+    summary = "a fast-weights layer against nn.LSTM, nn.GRU, nn.RNN, eager loops and torch.mm"
+
+    def units(self, settings: Settings) -> Sequence[Unit]:
+        check_peers(settings.peers)
+        cases = [parse_case(name) for name in settings.cases] or [*CASES, OVERHEAD]
+        units = [
+            Unit(
+                key={"case": case.name, "threads": threads},
+                weight=min(case.length, 512),
+                measure=functools.partial(measure, case, threads, settings),
+            )
+            for case in cases
+            for threads in settings.threads
+        ]
+        if settings.fresh:
+            units += [
+                Unit(
+                    key={"case": case.name, "fresh": True},
+                    weight=100,
+                    measure=functools.partial(fresh_calls, case, settings.device),
+                )
+                for case in cases
+            ]
+        return units
+
+    def section(self, report: dict[str, Any]) -> Section:
+        return recurrence_section(report)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A layer, its input, the gradient of its output, and what must come out.
+
+    Attributes:
+        layer: ours.
+        x: one-hot, shape (T, B, inputs).
+        cotangent: gradient of the output, shape (T, B, H).
+        expected: output and gradients of all parameters, by the reference in double precision.
+    """
+
+    layer: FastWeightsRNN
+    x: Tensor
+    cotangent: Tensor
+    expected: Result
+
+
+def measure(case: Case, threads: int, settings: Settings) -> dict[str, Any]:
+    """Times of one case by mode and peer, those that compute the same checked before.
+
+    Raises:
+        Disagreement: our layer or an eager peer does not give the reference's numbers.
+    """
+    with using_threads(threads):
+        problem = _problem(case, settings.device)
+        names = list(settings.peers) or [name for name in PEERS if name != "compiled"]
+        if settings.compile and "compiled" not in names:
+            names.append("compiled")
+        return {mode: _measure_mode(case, problem, mode, names, settings) for mode in MODES}
+
+
+def _measure_mode(
+    case: Case, problem: Problem, mode: str, names: Sequence[str], settings: Settings
+) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    for name in (OURS, *names):
+        same = name == OURS or PEERS[name].same
+        if name != OURS and (reason := _too_much(name, case, problem.layer, mode, settings)):
+            found[name] = {"skipped": reason}
+            continue
+        net = problem.layer if name == OURS else PEERS[name].build(problem.layer)
+        call = _call(net, problem.x, problem.cotangent, mode)
+        found[name] = {}
+        if name == "compiled":
+            found[name]["compile_seconds"] = seconds_of(call, settings.device)
+        if same:
+            found[name]["error"] = _checked(name, call(), problem.expected)
+        if mode == "training" and name != "compiled":
+            found[name]["kept_bytes"] = _kept_bytes(net, problem.x)
+        calls[name] = call
+    # A product of square matrices with as much arithmetic: the ceiling for a case of this size.
+    flops = case.flops(mode)
+    size = round((flops / 2) ** (1 / 3))
+    square = torch.ones(size, size, device=settings.device)
+    calls["mm"] = lambda: torch.mm(square, square)
+    times = interleaved(
+        calls, rounds=settings.rounds, budget=settings.budget, device=settings.device
+    )
+    mm = {"size": size, "milliseconds": times.pop("mm")}
+    for name, milliseconds in times.items():
+        found[name]["milliseconds"] = milliseconds
+    return {"flops": flops, "mm": mm, "peers": found}
+
+
+@functools.lru_cache(maxsize=1)  # the same for every number of threads
+def _problem(case: Case, device: str) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(INPUTS, (case.length, case.batch), generator=generator)
+    cotangent = torch.randn(case.length, case.batch, case.width, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = FastWeightsRNN(INPUTS, case.width, decay=DECAY, write_rate=WRITE_RATE)
+    layer.to(device)
+    x, cotangent = F.one_hot(tokens, INPUTS).float().to(device), cotangent.to(device)
+    truth = FastWeightsRNN(
+        INPUTS, case.width, decay=DECAY, write_rate=WRITE_RATE, backend="reference"
+    )
+    truth.load_state_dict(layer.state_dict())
+    truth.to(device, torch.float64)
+    outputs, gradients = [], []
+    for part, c in _slices(case, x.double(), cotangent.double()):
+        output, *grads = _call(truth, part, c, "training")()
+        outputs.append(output)
+        gradients.append(grads)
+    summed = (torch.stack(parts).sum(0) for parts in zip(*gradients, strict=True))
+    return Problem(layer, x, cotangent, (torch.cat(outputs, 1), *summed))
+
+
+def _slices(case: Case, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A few samples at a time, because the reference keeps every vector it ever read."""
+    per_sample = 24 * case.width * case.length * min(case.length, 2 * case.width)
+    samples = max(1, int(_BYTES / per_sample))
+    return zip(*(tensor.split(samples, 1) for tensor in tensors), strict=True)
+
+
+def _call(net: Any, x: Tensor, cotangent: Tensor, mode: str) -> Callable[[], Result]:
+    """One pass: the output, and in training the gradients of all parameters."""
+    parameters = list(net.parameters())
+
+    def forward() -> Tensor:
+        output = net(x)
+        return output if isinstance(output, Tensor) else output[0]
+
+    def forward_only() -> Result:
+        with torch.no_grad():
+            return (forward(),)
+
+    def training() -> Result:
+        output = forward()
+        return (output.detach(), *torch.autograd.grad(output, parameters, cotangent))
+
+    return training if mode == "training" else forward_only
+
+
+def _checked(name: str, result: Result, expected: Result) -> float:
+    """The largest deviation, relative to the largest number of its tensor."""
+    worst = 0.0
+    for i, (ours, truth) in enumerate(zip(result, expected, strict=False)):
+        largest = truth.abs().max().clamp(min=1e-3)  # a single step gives W no gradient at all
+        error = ((ours - truth).abs().max() / largest).item()
+        if not error <= TOLERANCE:
+            what = "output" if i == 0 else f"gradient {i}"
+            raise Disagreement(
+                f"{name}: {what} is off by {error:.2g} of its largest number, allowed {TOLERANCE:g}"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _too_much(
+    name: str, case: Case, layer: FastWeightsRNN, mode: str, settings: Settings
+) -> str | None:
+    """Why this peer is not timed in this case, or None.
+
+    Tried on sequences of twice the length each time: a longer one costs at least in proportion.
+    """
+    peer = PEERS[name]
+    if peer.longest is not None:
+        return None if case.length <= peer.longest else f"unrolls {case.length} steps"
+    memory = 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if settings.device != "cpu":
+        memory = 0.25 * torch.cuda.mem_get_info(settings.device)[1]
+    length = _SHORT
+    while length < case.length:
+        x = torch.zeros(length, case.batch, INPUTS, device=settings.device)
+        cotangent = torch.zeros(length, case.batch, case.width, device=settings.device)
+        net = peer.build(layer)
+        times = case.length / length
+        if mode == "training" and (kept := times * _kept_bytes(net, x)) > memory:
+            return f"keeps at least {kept / 1e9:.0f} GB"
+        seconds = times * seconds_of(_call(net, x, cotangent, mode), settings.device)
+        if FEWEST * seconds > settings.budget:
+            return f"takes at least {seconds:.2g} s"
+        length *= 2
+    return None
+
+
+def _kept_bytes(net: Any, x: Tensor) -> int:
+    """What a forward pass keeps for the backward one, parameters and input apart."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = net(x)  # alive until all is counted, so that no address comes twice
+    for tensor in (x, *net.parameters()):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    del output
+    return sum(kept.values())

@@ -1,0 +1,258 @@
+"""The recurrence's measurements as tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.ticker
+from matplotlib.figure import Figure
+
+from fastweights.bench.base import threads_text
+from fastweights.bench.cases import MODES, parse_case
+from fastweights.bench.goals import (
+    gflops,
+    goals_table,
+    kept_per_step,
+    lstm_goal,
+    ratio,
+    recurrence_goals,
+)
+from fastweights.bench.peers import OURS, PEERS
+from fastweights.report.figures import ARM_STYLES, new_figure
+from fastweights.report.section import Picture, Section, Table
+
+__all__ = ["recurrence_section"]
+
+Row = dict[str, Any]
+BLUE, ORANGE, GREEN = (colour for colour, _ in ARM_STYLES[:3])
+_DASH = "–"
+
+
+def recurrence_section(report: dict[str, Any]) -> Section:
+    """Tables: goals, training and forward for each number of threads, memory, first calls."""
+    device = report["settings"]["device"]
+    timed = [row for row in report["rows"] if "threads" in row and "disagrees" not in row]
+    fresh = [row for row in report["rows"] if "fresh" in row]
+    threads = sorted({row["threads"] for row in timed})
+    tables = [goals_table(recurrence_goals(timed, fresh, device))]
+    tables += [
+        _times_table([row for row in timed if row["threads"] == count], mode, count)
+        for mode in MODES
+        for count in threads
+    ]
+    tables += [_memory_table(timed, fresh)] if timed else []
+    tables += [_fresh_table(fresh)] if fresh else []
+    skipped = _skipped_table(timed)
+    tables += [skipped] if skipped.rows else []
+    return Section(
+        title="The fast-weights recurrence beside its peers",
+        intro="",
+        claims=[],
+        tables=tables,
+        pictures=[_ratio_picture(timed, threads, device), _roofline(timed, threads)]
+        if timed
+        else [],
+    )
+
+
+def _times_table(rows: Sequence[Row], mode: str, threads: int) -> Table:
+    peers = [name for name in PEERS if any(name in row[mode]["peers"] for row in rows)]
+    lines = []
+    for row in rows:
+        times = row[mode]["peers"][OURS]["milliseconds"]
+        ours, mm = gflops(row, mode)
+        lines.append(
+            [
+                row["case"],
+                f"{_milliseconds(times['median'])} "
+                f"({_milliseconds(times['low'])} to {_milliseconds(times['high'])})",
+                *(_ratio_text(row, mode, peer) for peer in peers),
+                f"{ours:.3g}",
+                f"{mm:.3g}",
+            ]
+        )
+    what = "a forward and a backward pass" if mode == "training" else "a forward pass alone"
+    return Table(
+        caption=(
+            f"{mode.capitalize()}, {threads_text(threads)}: milliseconds of {what} of our layer, "
+            "median and quartiles; how many times as long each peer takes; GFLOP/s of our layer, "
+            "and of torch.mm with as much arithmetic."
+        ),
+        columns=(
+            "case",
+            "ms",
+            *(PEERS[peer].label for peer in peers),
+            "GFLOP/s",
+            "torch.mm",
+        ),
+        rows=lines,
+    )
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio_text(row: Row, mode: str, peer: str) -> str:
+    times = ratio(row, mode, peer)
+    if times is not None:
+        return f"{times:.2f}×" if times < 10 else f"{times:.0f}×"
+    return "skipped" if "skipped" in row[mode]["peers"].get(peer, {}) else _DASH
+
+
+def _memory_table(timed: Sequence[Row], fresh: Sequence[Row]) -> Table:
+    first = [row for row in timed if row["threads"] == timed[0]["threads"]]
+    peaks = {row["case"]: row["cached"]["peak_bytes"] for row in fresh}
+    names = [OURS, *PEERS]
+    peers = [
+        n for n in names if any("kept_bytes" in r["training"]["peers"].get(n, {}) for r in first)
+    ]
+    lines = []
+    for row in first:
+        found = row["training"]["peers"]
+        kept = [
+            f"{kept_per_step(row, peer):.1f}" if "kept_bytes" in found.get(peer, {}) else _DASH
+            for peer in peers
+        ]
+        peak = peaks.get(row["case"])
+        lines.append(
+            [
+                row["case"],
+                *kept,
+                f"{found[OURS]['kept_bytes'] / 1e6:.3g}",
+                _DASH if peak is None else f"{peak / 1e6:.3g}",
+            ]
+        )
+    return Table(
+        caption=(
+            "Memory for training: numbers that a forward pass keeps for the backward one, per "
+            "step and sample, as a multiple of the width; for our layer also in megabytes, and by "
+            "how many the process grows at most during a call."
+        ),
+        columns=(
+            "case",
+            *("fast weights" if peer == OURS else PEERS[peer].label for peer in peers),
+            "MB kept",
+            "MB at the peak",
+        ),
+        rows=lines,
+    )
+
+
+def _fresh_table(fresh: Sequence[Row]) -> Table:
+    return Table(
+        caption=(
+            "The first call of a process in seconds: with nothing compiled before, and with what "
+            "an earlier process compiled; then a later call; and what importing fastweights takes "
+            "on top of torch."
+        ),
+        columns=("case", "cold", "cached", "later", "import"),
+        rows=[
+            [
+                row["case"],
+                f"{row['cold']['first_call']:.1f}",
+                f"{row['cached']['first_call']:.2f}",
+                f"{row['cached']['next_call']:.3g}",
+                f"{row['cached']['import_fastweights']:.2f}",
+            ]
+            for row in fresh
+        ],
+    )
+
+
+def _skipped_table(timed: Sequence[Row]) -> Table:
+    return Table(
+        caption="Peers that were not timed, and why.",
+        columns=("case", "threads", "what", "peer", "reason"),
+        rows=[
+            [row["case"], str(row["threads"]), mode, PEERS[name].label, found["skipped"]]
+            for row in timed
+            for mode in MODES
+            for name, found in row[mode]["peers"].items()
+            if "skipped" in found
+        ],
+    )
+
+
+def _ratio_picture(timed: Sequence[Row], threads: Sequence[int], device: str) -> Picture:
+    figure: Figure = new_figure(7.6, 4.4)
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(row["case"] for row in timed))
+    looks = zip(threads, (BLUE, ORANGE, GREEN), "os^", strict=False)
+    for i, (count, colour, marker) in enumerate(looks):
+        shift = 0.16 * (i - (len(threads) - 1) / 2)
+        points = []
+        for row in timed:
+            middle = ratio(row, "training", "lstm")
+            if row["threads"] != count or middle is None:
+                continue
+            ours = row["training"]["peers"][OURS]["milliseconds"]
+            lstm = row["training"]["peers"]["lstm"]["milliseconds"]
+            low, high = lstm["low"] / ours["high"], lstm["high"] / ours["low"]
+            points.append((names.index(row["case"]) + shift, middle, middle - low, high - middle))
+        if points:
+            x, y, below, above = zip(*points, strict=True)
+            axes.errorbar(
+                x, y, (below, above), fmt=marker, color=colour, markersize=5, capsize=2,
+                label=threads_text(count),
+            )  # fmt: skip
+    label: str | None = "goal"
+    for i, name in enumerate(names):
+        goal = lstm_goal(parse_case(name), device)
+        if goal is not None:
+            axes.plot([i - 0.34, i + 0.34], [goal, goal], color="0.25", linewidth=1.4, label=label)
+            label = None
+    axes.axhline(1, color="0.6", linewidth=1, linestyle=(0, (1, 1.5)))
+    axes.set(
+        yscale="log",
+        ylabel="time of nn.LSTM / time of fast weights",
+        xlabel="case",
+        title="Training beside nn.LSTM of the same width: higher is faster",
+    )
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}×")
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    figure.legend(loc="outside right upper", frameon=False)
+    return Picture(
+        name="bench-ratio",
+        figure=figure,
+        alt="For every case, how many times as long nn.LSTM takes to train, and the goal.",
+        caption="Medians; the bars put one's lower quartile against the other's upper one.",
+    )
+
+
+def _roofline(timed: Sequence[Row], threads: Sequence[int]) -> Picture:
+    figure: Figure = new_figure(3.8 * len(threads) + 1.2, 4.4)
+    grid = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]
+    for axes, count in zip(grid, threads, strict=True):
+        rows = [r for r in timed if r["threads"] == count and parse_case(r["case"]).length > 1]
+        rows.sort(key=lambda row: row["training"]["flops"])
+        work = [row["training"]["flops"] / 1e9 for row in rows]
+        rates = [gflops(row, "training") for row in rows]
+        ours = [rate for rate, _ in rates]
+        axes.plot(
+            work, [mm for _, mm in rates], color="0.35", marker=".", label="torch.mm, as much"
+        )
+        axes.plot(work, ours, "o", color=BLUE, label="fast weights")
+        for i, (x, y, row) in enumerate(zip(work, ours, rows, strict=True)):
+            axes.annotate(
+                row["case"], (x, y), xytext=(0, -11 if i % 2 else -20), textcoords="offset points",
+                ha="center", fontsize=6.5, color="0.25",
+            )  # fmt: skip
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="arithmetic of a call (GFLOP)",
+            title=threads_text(count),
+        )
+    grid[0].set_ylabel("GFLOP/s")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return Picture(
+        name="bench-roofline",
+        figure=figure,
+        alt="GFLOP/s of training against the arithmetic of a call, beside torch.mm.",
+        caption="Only the arithmetic that the equations need is counted.",
+    )

@@ -1,0 +1,202 @@
+"""The benchmark of the recurrence from end to end, and what it refuses to time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastweights.bench import fresh, recurrence
+from fastweights.bench.base import Settings, run_benchmark
+from fastweights.bench.cases import Case
+from fastweights.bench.fresh import fresh_calls
+from fastweights.bench.peers import PEERS, EagerAttention, EagerMatrix
+from fastweights.bench.recurrence import Recurrence, measure
+from fastweights.nn import FastWeightsRNN
+from fastweights.training.config import ConfigError
+
+QUICK = Settings(cases=("3x5x4",), rounds=3, budget=0.1, fresh=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers() -> Iterator[None]:
+    recurrence._problem.cache_clear()
+    yield
+    recurrence._problem.cache_clear()
+
+
+def run(settings: Settings = QUICK) -> dict[str, Any]:
+    benchmark = Recurrence()
+    units = benchmark.units(settings)
+    done = []
+    report = run_benchmark(benchmark, settings, units, done.append)
+    assert done == list(units)
+    return json.loads(json.dumps(report, allow_nan=False))
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return run()
+
+
+def test_what_the_file_holds(report: dict[str, Any]) -> None:
+    assert report["benchmark"] == "recurrence"
+    assert {"commit", "packages", "processor", "cores"} <= report["environment"].keys()
+    assert report["settings"]["rounds"] == 3
+    assert isinstance(report["settings"]["freed_memory_kept"], bool)
+    (row,) = report["rows"]
+    assert (row["case"], row["threads"]) == ("3x5x4", 1)
+    assert row["load"] is None or row["load"] >= 0
+    for mode in ("training", "forward"):
+        measured = row[mode]
+        assert measured["flops"] == Case(3, 5, 4).flops(mode)
+        assert measured["mm"]["size"] == round((measured["flops"] / 2) ** (1 / 3))
+        timed = {"fast-weights", *PEERS} - {"compiled"}
+        assert measured["peers"].keys() == timed
+        for found in (measured["mm"], *measured["peers"].values()):
+            times = found["milliseconds"]
+            assert 0 < times["low"] <= times["median"] <= times["high"]
+            assert times["rounds"] >= 3
+        checked = {name for name, found in measured["peers"].items() if "error" in found}
+        assert checked == {"fast-weights", "eager-matrix", "eager-attention"}
+
+
+@pytest.mark.parametrize("kind", [EagerMatrix, EagerAttention])
+def test_eager_peers_compute_what_the_reference_does(kind: type[nn.Module]) -> None:
+    layer = FastWeightsRNN(37, 6, backend="reference").double()
+    x = torch.randn(9, 3, 37, dtype=torch.float64)
+    torch.testing.assert_close(kind(layer)(x), layer(x)[0], rtol=1e-12, atol=1e-12)
+    shared = {id(p) for p in kind(layer).parameters()}
+    assert shared == {id(p) for p in layer.parameters()}
+
+
+def test_a_wrong_layer_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = FastWeightsRNN.forward
+
+    def wrong(self: FastWeightsRNN, input: Tensor, state: Any = None) -> Any:
+        output, after = right(self, input, state)
+        return (output * 1.001 if self.backend == "auto" else output), after
+
+    monkeypatch.setattr(FastWeightsRNN, "forward", wrong)
+    (row,) = run()["rows"]
+    assert row["disagrees"].startswith("fast-weights: output is off by 0.001")
+    assert row.keys() == {"case", "threads", "disagrees", "load"}
+
+
+def test_a_wrong_gradient_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Off(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 1.001 * g
+
+    right = EagerMatrix.forward
+    monkeypatch.setattr(EagerMatrix, "forward", lambda self, x: Off.apply(right(self, x)))
+    (row,) = run()["rows"]
+    assert row["disagrees"].startswith("eager-matrix: gradient 1 is off by 0.001")
+    assert "training" not in row
+
+
+def test_not_a_number_is_no_agreement() -> None:
+    good, bad = torch.ones(2), torch.tensor([1.0, float("nan")])
+    with pytest.raises(recurrence.Disagreement, match="nan"):
+        recurrence._checked("x", (bad,), (good,))
+
+
+def test_a_slow_peer_is_skipped_and_says_so() -> None:
+    settings = Settings(rounds=3, budget=0.0, peers=("lstm",))
+    peers = measure(Case(2, 33, 3), 1, settings)["training"]["peers"]
+    assert peers["lstm"]["skipped"].startswith("takes at least")
+    assert "milliseconds" in peers["fast-weights"]
+
+
+def test_a_peer_that_keeps_too_much_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if "PHYS" in name else real(name))
+    peers = measure(Case(2, 40, 3), 1, Settings(rounds=3, peers=("eager-matrix",)))
+    assert peers["training"]["peers"]["eager-matrix"]["skipped"].startswith("keeps at least")
+    assert "milliseconds" in peers["forward"]["peers"]["eager-matrix"]  # which keeps nothing
+
+
+def test_torch_compile_states_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    settings = Settings(rounds=3, budget=0.1, peers=("rnn",), compile=True)
+    found = measure(Case(2, 3, 4), 1, settings)["training"]["peers"]["compiled"]
+    assert found["compile_seconds"] > 0
+    assert found["error"] < 1e-5
+    long = measure(Case(2, 25, 4), 1, settings)["training"]["peers"]["compiled"]
+    assert long == {"skipped": "unrolls 25 steps"}
+
+
+def test_kept_bytes_counts_each_tensor_once_and_no_parameters() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * self.weight  # keeps x and the weight, which were there before
+            z = y * y  # keeps y, twice
+            return z.exp()  # keeps its result
+
+    assert recurrence._kept_bytes(Net(), torch.ones(7, 5)) == 2 * 4 * 7 * 5
+
+
+def test_samples_are_worked_out_in_slices_without_a_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(5, 6, 4)
+    whole = recurrence._problem(case, "cpu").expected
+    recurrence._problem.cache_clear()
+    monkeypatch.setattr(recurrence, "_BYTES", 1.0)
+    sliced = recurrence._problem(case, "cpu").expected
+    assert len(whole) == 1 + 5
+    for one, other in zip(whole, sliced, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_unknown_peers_and_cases_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'lstn': did you mean 'lstm'"):
+        Recurrence().units(Settings(peers=("lstn",)))
+    with pytest.raises(ConfigError, match="'128x11': did you mean '128x11x50'"):
+        Recurrence().units(Settings(cases=("128x11",)))
+
+
+def test_the_first_call_is_timed_in_two_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
+        folder = Path(env["NUMBA_CACHE_DIR"])
+        caches.append((folder, list(folder.iterdir())))
+        (folder / "kernel").touch()
+        assert command[0] == sys.executable
+        assert command[2:] == ["3x5x4", "cpu"]
+        return subprocess.CompletedProcess(command, 0, stdout='{"first_call": 1.5}')
+
+    monkeypatch.setattr(fresh.subprocess, "run", run)
+    found = fresh_calls(Case(3, 5, 4), "cpu")
+    assert found == {"cold": {"first_call": 1.5}, "cached": {"first_call": 1.5}}
+    (first, empty), (second, filled) = caches
+    assert first == second
+    assert not empty
+    assert filled
+    assert not first.exists()
+
+
+def test_what_a_new_process_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    fresh._main("3x5x4", "cpu")
+    found = json.loads(capsys.readouterr().out)
+    names = {"import_torch", "import_fastweights", "first_call", "next_call", "peak_bytes"}
+    assert found.keys() == names
+    assert found["peak_bytes"] is None or found["peak_bytes"] >= 0

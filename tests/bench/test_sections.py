@@ -1,0 +1,159 @@
+"""From measurements to tables, goals and figures: with numbers made up so that one can check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastweights.bench.cases import Case
+from fastweights.bench.goals import gflops, lstm_goal, ratio, recurrence_goals
+from fastweights.bench.optimizer import OptimizerStep
+from fastweights.bench.recurrence_section import recurrence_section
+from fastweights.bench.tasks import Generators
+
+
+def times(median: float) -> dict[str, Any]:
+    return {"median": median, "low": 0.9 * median, "high": 1.2 * median, "rounds": 9}
+
+
+def row(case: str, ours: float, threads: int = 1, **peers: float | str) -> dict[str, Any]:
+    found: dict[str, Any] = {"fast-weights": {"milliseconds": times(ours), "kept_bytes": 1_000_000}}
+    for name, what in peers.items():
+        key = name.replace("_", "-")
+        found[key] = {"skipped": what} if isinstance(what, str) else {"milliseconds": times(what)}
+    mode = {
+        "flops": 10_000_000,
+        "mm": {"size": 100, "milliseconds": times(0.02)},
+        "peers": found,
+    }
+    return {"case": case, "threads": threads, "training": mode, "forward": mode, "load": 0.5}
+
+
+def fresh_row(case: str) -> dict[str, Any]:
+    call = {"import_torch": 1.0, "import_fastweights": 0.1, "next_call": 0.01, "peak_bytes": 5e6}
+    cold, cached = {**call, "first_call": 7.0}, {**call, "first_call": 0.25}
+    return {"case": case, "fresh": True, "cold": cold, "cached": cached, "load": 0.5}
+
+
+def report(*rows: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    return {"settings": {"device": device}, "rows": list(rows)}
+
+
+def test_ratios_and_rates() -> None:
+    one = row("128x11x50", 2.0, lstm=5.0, eager_matrix="takes at least 9 s")
+    assert ratio(one, "training", "lstm") == 2.5
+    assert ratio(one, "training", "eager-matrix") is None
+    assert ratio(one, "training", "gru") is None
+    assert gflops(one, "training") == pytest.approx((5.0, 100.0))
+
+
+@pytest.mark.parametrize(
+    ("case", "goal"),
+    [
+        (Case(128, 11, 20), 2.0),
+        (Case(128, 11, 50), 2.5),
+        (Case(128, 24, 200), 2.5),
+        (Case(128, 55, 100), 2.0),
+        (Case(128, 200, 100), 1.25),
+        (Case(32, 512, 128), None),
+        (Case(8, 4096, 128), 2.0),
+        (Case(1, 1, 8), None),
+    ],
+)
+def test_goals_beside_the_lstm(case: Case, goal: float | None) -> None:
+    assert lstm_goal(case, "cpu") == goal
+    assert lstm_goal(case, "cuda") == 1.0
+
+
+def test_goals_are_met_or_not() -> None:
+    rows = [
+        row("128x11x50", 2.0, lstm=5.0, eager_matrix=49.0, compiled=4.0),
+        row("8x512x128", 10.0),
+        row("8x4096x128", 89.0, lstm=170.0),
+    ]
+    goals = {g.goal: g for g in recurrence_goals(rows, [fresh_row("128x11x50")], "cpu")}
+    found = {name: (g.wanted, g.measured, g.met) for name, g in goals.items()}
+    one = "128x11x50, 1 thread: "
+    assert found[one + "training, beside nn.LSTM"] == ("≥ 2.5×", "2.50×", True)
+    assert found[one + "training, beside matrix loop"] == ("≥ 25×", "24.50×", False)
+    assert found[one + "training, beside torch.compile"] == ("≥ 2×", "2.00×", True)
+    assert found[one + "GFLOP/s, beside torch.mm"] == ("≥ 100", "5", False)
+    long = "8x4096x128, 1 thread: "
+    assert found[long + "training, beside nn.LSTM"] == ("≥ 2×", "1.91×", False)
+    # 89 ms for eight times as many steps as take 10 ms
+    assert found[long + "time of a step, beside 8x512x128"] == ("≤ 1.1×", "1.11×", False)
+    kept = found["128x11x50: numbers kept per step and sample, beside H"]
+    assert kept == ("≤ 2×", "3.55×", False)  # a quarter of a million floats over 128·11·50
+    assert found["128x11x50: first call, nothing compiled before"] == ("< 5 s", "7.0 s", False)
+    assert found["import fastweights, on top of torch"] == ("< 0.3 s", "0.10 s", True)
+
+
+def test_tables_and_figures_of_the_recurrence() -> None:
+    rows = [
+        row("128x11x50", 2.0, lstm=5.0, gru=30.0, eager_matrix="takes at least 9 s"),
+        row("128x11x50", 1.0, threads=2, lstm=5.0),
+        row("128x55x50", 2.0, lstm=5.0),
+        {"case": "128x24x200", "threads": 1, "disagrees": "output is off by 1", "load": 0.5},
+    ]
+    section = recurrence_section(report(*rows, fresh_row("128x11x50")))
+    goals, training, training_two, forward, _, memory, first, skipped = section.tables
+    assert len(goals.rows) == 3 + 3 + 2 + 1 + 1  # LSTM, torch.mm, memory, first call, import
+    assert training.caption.startswith("Training, 1 thread:")
+    assert training_two.caption.startswith("Training, 2 threads:")
+    assert forward.caption.startswith("Forward, 1 thread:")
+    columns = ("case", "ms", "nn.LSTM", "nn.GRU", "matrix loop", "GFLOP/s", "torch.mm")
+    assert training.columns == columns
+    assert training.rows == [
+        ["128x11x50", "2 (1.8 to 2.4)", "2.50×", "15×", "skipped", "5", "100"],
+        ["128x55x50", "2 (1.8 to 2.4)", "2.50×", "–", "–", "5", "100"],
+    ]
+    assert memory.rows[0] == ["128x11x50", "3.6", "1", "5"]
+    assert first.rows == [["128x11x50", "7.0", "0.25", "0.01", "0.10"]]
+    assert skipped.rows[0] == ["128x11x50", "1", "training", "matrix loop", "takes at least 9 s"]
+    assert [picture.name for picture in section.pictures] == ["bench-ratio", "bench-roofline"]
+    for table in section.tables:
+        assert {len(line) for line in table.rows} <= {len(table.columns)}
+
+
+def test_nothing_is_shown_of_a_case_that_disagrees() -> None:
+    wrong = {"case": "128x24x200", "threads": 1, "disagrees": "output is off by 1", "load": 0.5}
+    section = recurrence_section(report(wrong))
+    assert [table.rows for table in section.tables] == [[]]
+    assert section.pictures == []
+    assert OptimizerStep().section(report(wrong)).tables[1].rows == []
+
+
+def test_optimizer_tables() -> None:
+    both = {"alone": times(1.0), "foreach": times(2.5), "numba": times(1.8)}
+    rows = [
+        {"case": "sgd-1e4", "threads": 1, "slow": "sgd", "weights": 10_000, "milliseconds": both},
+        {
+            "case": "adamw-1e4",
+            "threads": 1,
+            "slow": "adamw",
+            "weights": 10_000,
+            "milliseconds": {"alone": times(2.0), "foreach": times(3.0)},
+        },
+    ]
+    goals, table = OptimizerStep().section(report(*rows)).tables
+    label = "sgd-1e4, 1 thread: a step, beside SGD with momentum alone"
+    assert goals.rows == [[label, "≤ 1.8×", "1.80×", "yes"]]
+    assert table.rows == [
+        ["sgd-1e4", "1", "1 (0.9 to 1.2)", "2.50×", "1.80×"],
+        ["adamw-1e4", "1", "2 (1.8 to 2.4)", "1.50×", "–"],
+    ]
+
+
+def test_tasks_tables() -> None:
+    one = {
+        "case": "retrieval-k4",
+        "threads": 1,
+        "made": 20_000,
+        "batch": 100,
+        "milliseconds": {"make": times(10.0), "fast-weights": times(2.0), "irnn": times(0.5)},
+    }
+    goals, table = Generators().section(report(one)).tables
+    label = "retrieval-k4, 1 thread: sequences made, beside the fastest network"
+    assert goals.rows == [[label, "≥ 10×", "10.0×", "yes"]]
+    assert table.rows == [["retrieval-k4", "1", "2000", "50.0", "IRNN", "200.0", "10.0×"]]
