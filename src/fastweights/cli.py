@@ -6,7 +6,7 @@ import importlib.util
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -204,14 +204,19 @@ def bench(
     )
     units = benchmark.units(settings)
     with _Bar(units) as bar:
-        report = run_benchmark(benchmark, settings, units, bar.done)
+
+        def done(unit: Unit, report: dict[str, Any]) -> None:
+            bar.done(unit)
+            if json_file is not None:
+                write_json(json_file, report)  # a kill leaves what was measured so far
+
+        report = run_benchmark(benchmark, settings, units, done)
     section = benchmark.section(report)
     for table in section.tables:
         out.print()
         out.print(table.caption)
         _show_table(table)
     if json_file is not None:
-        write_json(json_file, report)
         out.print(f"\nMeasurements: {json_file}", soft_wrap=True)
     if figures is not None:
         write_figures(figures, section)

@@ -38,7 +38,7 @@ def test_a_wrong_step_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlowFast, "step", wrong)
     settings = Settings(cases=("sgd-1e3", "adamw-1e3"), rounds=3, budget=0.05)
     benchmark = OptimizerStep()
-    report = run_benchmark(benchmark, settings, benchmark.units(settings), lambda unit: None)
+    report = run_benchmark(benchmark, settings, benchmark.units(settings), lambda *_: None)
     first, second = report["rows"]
     assert first["disagrees"].startswith("numba, sgd: weights are off by")
     assert "milliseconds" not in first

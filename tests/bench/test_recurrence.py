@@ -36,9 +36,11 @@ def _no_leftovers() -> Iterator[None]:
 def run(settings: Settings = QUICK) -> dict[str, Any]:
     benchmark = Recurrence()
     units = benchmark.units(settings)
-    done = []
-    report = run_benchmark(benchmark, settings, units, done.append)
-    assert done == list(units)
+    rows_after: list[int] = []
+    report = run_benchmark(
+        benchmark, settings, units, lambda unit, so_far: rows_after.append(len(so_far["rows"]))
+    )
+    assert rows_after == list(range(1, len(units) + 1))
     return json.loads(json.dumps(report, allow_nan=False))
 
 
@@ -164,6 +166,13 @@ def test_samples_are_worked_out_in_slices_without_a_trace(
     assert len(whole) == 1 + 5
     for one, other in zip(whole, sliced, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_every_case_on_every_number_of_threads_and_two_first_calls() -> None:
+    settings = Settings(cases=("1x2x3", "1x9x3", "1x5x3"), threads=(1, 2))
+    keys = [tuple(unit.key.values()) for unit in Recurrence().units(settings)]
+    timed = [(case, threads) for case in settings.cases for threads in (1, 2)]
+    assert keys == [*timed, ("1x2x3", True), ("1x9x3", True)]
 
 
 def test_unknown_peers_and_cases_are_refused() -> None:

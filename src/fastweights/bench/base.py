@@ -102,7 +102,10 @@ class Benchmark(Protocol):
 
 
 def run_benchmark(
-    benchmark: Benchmark, settings: Settings, units: Sequence[Unit], done: Callable[[Unit], None]
+    benchmark: Benchmark,
+    settings: Settings,
+    units: Sequence[Unit],
+    done: Callable[[Unit, dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Measure ``units`` one after the other.
 
@@ -110,24 +113,25 @@ def run_benchmark(
         benchmark: whose units they are.
         settings: that they were made with.
         units: what to measure.
-        done: called after each.
+        done: called after each with all that was measured so far.
 
     Returns:
         What the JSON file holds: ``environment``, ``settings``, and ``rows`` with a row for every
         unit. A row with ``disagrees`` has no times.
     """
     kept = keep_memory()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    report = {
+        "benchmark": benchmark.name,
+        "environment": environment(),
+        "settings": {**dataclasses.asdict(settings), "freed_memory_kept": kept},
+        "rows": rows,
+    }
     for unit in units:
         try:
             row = unit.measure()
         except Disagreement as error:
             row = {"disagrees": str(error)}
         rows.append({**unit.key, **row, "load": load()})
-        done(unit)
-    return {
-        "benchmark": benchmark.name,
-        "environment": environment(),
-        "settings": {**dataclasses.asdict(settings), "freed_memory_kept": kept},
-        "rows": rows,
-    }
+        done(unit, report)
+    return report
