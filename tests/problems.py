@@ -106,6 +106,16 @@ class Problem:
             lengths=None if self.lengths is None else self.lengths.to(device),
         )
 
+    def part(self, samples: slice) -> Problem:
+        """Some samples of the batch; without gradients."""
+        state = self.state
+        history = None if state.history is None else state.history[:, samples]
+        return dataclasses.replace(
+            self,
+            drive=self.drive[:, samples],
+            state=LayerState(state.hidden[samples], state.steps[samples], history),
+        )
+
 
 def problem(
     length: int,

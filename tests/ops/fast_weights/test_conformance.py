@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import pytest
 import torch
 
+from tests.devices import TRITON_DEVICES
 from tests.pairwise import all_pairs
 from tests.problems import RECURRENT, STATIONARY, problem, run, solve
 from tests.tolerances import assert_close
@@ -55,16 +53,6 @@ TRITON = {
     "memory": ["hebbian", "hebbian", "static", "none"],
     "nonlinearity": ["relu", "tanh"],
 }
-INTERPRETED = find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") == "1"
-TRITON_DEVICES = [
-    pytest.param(
-        "cpu",
-        marks=pytest.mark.skipif(not INTERPRETED, reason="needs triton and TRITON_INTERPRET=1"),
-    ),
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    ),
-]
 
 
 def _id(case):

@@ -38,16 +38,6 @@ def _values(given):
     return results
 
 
-def _taken(given, samples):
-    state = given.state
-    history = None if state.history is None else state.history[:, samples]
-    return dataclasses.replace(
-        given,
-        drive=given.drive[:, samples],
-        state=LayerState(state.hidden[samples], state.steps[samples], history),
-    )
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
@@ -59,7 +49,7 @@ def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
     inputs = [full.drive, full.state.hidden, full.state.history]
     gradients = torch.autograd.grad((weights * output).sum(), inputs, allow_unused=True)
     for first, last in [(0, 1), (3, 4), (0, lanes - 1), (1, lanes + 1), (2, 2 * lanes + 2)]:
-        part = _taken(full, slice(first, last)).to(dtype)
+        part = full.part(slice(first, last)).to(dtype)
         alone, _, _ = run(part, **NUMBA)
         assert torch.equal(alone, output[:, first:last])
         own = torch.autograd.grad(
@@ -112,18 +102,7 @@ def test_the_number_of_threads_changes_nothing(kind, dtype):
                 assert torch.equal(other[name], tensor), name
 
 
-@pytest.fixture
-def _nan_filled():
-    """Every tensor that torch.empty makes is full of NaN."""
-    before = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = before
-
-
-@pytest.mark.usefixtures("_nan_filled")
+@pytest.mark.usefixtures("nan_filled")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_memory_that_was_never_written_is_never_read(kind, dtype):

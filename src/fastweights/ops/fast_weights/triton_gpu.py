@@ -27,6 +27,10 @@ __all__ = ["attention_form", "why_not"]
 _WIDEST = 256
 
 
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _interpreted() -> bool:
     """Whether Triton runs kernels by NumPy on the CPU, as its documentation describes."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -34,7 +38,7 @@ def _interpreted() -> bool:
 
 def why_not(drive: Tensor, decay: Decay, state: LayerState, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
-    if importlib.util.find_spec("triton") is None:
+    if not _installed():
         return "triton is not installed"
     if not (drive.is_cuda or (_interpreted() and drive.device.type == "cpu")):
         return f"it runs on CUDA tensors, got {drive.device.type}"

@@ -1,0 +1,259 @@
+"""What the GPU kernels promise beyond the right numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fastweights.decay import Exponential, StepIndexed
+from fastweights.ops.fast_weights import LayerState, SlowWeights, fast_weights, triton_gpu
+from tests.devices import HAS_TRITON, TRITON_DEVICES, needs_cuda, needs_interpreter
+from tests.problems import matrix_of, problem, run, solve
+from tests.tolerances import assert_close
+
+TRITON = {"form": "attention", "backend": "triton"}
+KINDS = [
+    {},
+    {"norm_preliminary": True, "inner_steps": 2},
+    {"layer_norm": False, "write": "after_read", "nonlinearity": "tanh"},
+    {"memory": "static", "query": "previous"},
+    {"memory": "none", "inner_steps": 0},
+]
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_sample_is_bitwise_the_same_in_every_batch(kind, device):
+    full = problem(3, 3, 5, carried=1, **kind).to(torch.float32, device)
+    output, _, _ = run(full, **TRITON)
+    weights = torch.randn(output.shape).to(output)
+    inputs = [full.drive, full.state.hidden, full.state.history]
+    gradients = torch.autograd.grad((weights * output).sum(), inputs, allow_unused=True)
+    for first, last in [(0, 1), (1, 3)]:
+        part = full.part(slice(first, last)).to(torch.float32, device)
+        alone, _, _ = run(part, **TRITON)
+        assert torch.equal(alone, output[:, first:last])
+        own = torch.autograd.grad(
+            (weights[:, first:last] * alone).sum(),
+            [part.drive, part.state.hidden, part.state.history],
+            allow_unused=True,
+        )
+        for a, b, axis in zip(own, gradients, (1, 0, 1), strict=True):
+            if a is not None:
+                assert torch.equal(a, b.narrow(axis, first, last - first))
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_not_even_nan_crosses_over(kind, device):
+    given = problem(3, 2, 4, carried=1, **kind).to(torch.float32, device)
+    with torch.no_grad():
+        clean = run(given, **TRITON)[0]
+        given.drive[1, 1] = torch.nan
+        spoilt = run(given, **TRITON)[0]
+    assert torch.equal(spoilt[:, 0], clean[:, 0])
+    assert torch.equal(spoilt[0], clean[0])
+    assert spoilt[1, 1].isnan().all() or kind.get("inner_steps") == 0
+    assert spoilt[1, 1].isnan().any(), "a NaN must come through, not turn into a quiet zero"
+
+
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_memory_that_was_never_written_is_never_read(kind, device):
+    given = problem(3, 2, 5, carried=2, **kind)
+    expected = solve(given.to(torch.float64))
+    results = solve(given.to(torch.float32, device), **TRITON)
+    with torch.no_grad():
+        plain = run(given.to(torch.float32, device), **TRITON)[0]
+    assert torch.equal(plain, results["output"])
+    for name, tensor in results.items():
+        assert_close(tensor.cpu(), expected[name], name)
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [32, 64, 100, 128, 200, 256])
+def test_many_samples_at_once_give_the_same_bits_every_time(width, dtype):
+    """Threads that did not wait for one another would show here."""
+    given = problem(63, 300, width, carried=5, inner_steps=2).to(dtype, "cuda")
+    first, *others = (solve(given, **TRITON) for _ in range(5))
+    for other in others:
+        for name, tensor in first.items():
+            assert torch.equal(tensor, other[name]), name
+    if dtype != torch.bfloat16:
+        expected = solve(given.to(torch.float64, "cuda"))
+        for name, tensor in first.items():
+            assert_close(tensor, expected[name], name)
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("static", [False, True])
+def test_the_ops_keep_what_torch_asks_of_ops(keep, static, device):
+    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
+    length, batch, width, steps = 2, 3, 4, 2
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        x = torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
+        return x.requires_grad_(keep)
+
+    memory = draw(width, width) if static else None
+    call = (
+        draw(length, batch, width),
+        draw(2, batch, width),
+        draw(width, width),
+        draw(1 + length),
+        draw(width),
+        draw(width),
+        memory,
+        steps,
+        1e-3,
+        1,
+        1 if static else 0,
+        keep,
+    )
+    torch.library.opcheck(torch.ops.fastweights.attention_form_triton.default, call)
+    if keep:
+        with torch.no_grad():
+            hs, *kept = torch.ops.fastweights.attention_form_triton(*call)
+        weights = (call[2], call[3], call[4], memory)
+        back = (torch.randn_like(hs), hs, *weights, *kept, length, steps, 1, call[10])
+        back = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in back)
+        torch.library.opcheck(torch.ops.fastweights.attention_form_triton_backward.default, back)
+
+
+@needs_interpreter
+def test_inputs_in_any_memory_layout_and_left_as_they_were():
+    given = problem(2, 3, 5, carried=2)
+    expected = run(given, **TRITON)[0]
+    state = given.state
+    strange = dataclasses.replace(
+        given,
+        drive=given.drive.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        weights=SlowWeights(
+            recurrent=given.weights.recurrent.t().contiguous().t(),
+            norm_weight=torch.stack([given.weights.norm_weight] * 2, 1)[:, 0],
+            norm_bias=given.weights.norm_bias,
+        ),
+        state=state._replace(history=state.history.flip(0).contiguous().flip(0)),
+    )
+    assert torch.equal(run(strange, **TRITON)[0], expected)
+    copy = given.to(torch.float64)
+    solve(copy, **TRITON)
+    for name, tensor in given.leaves().items():
+        assert torch.equal(copy.leaves()[name], tensor), name
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+def test_an_empty_batch_has_gradients_too(device):
+    results = solve(problem(4, 0, 5).to(torch.float32, device), **TRITON)
+    assert results["output"].shape == (4, 0, 5)
+    assert results["d weights.recurrent"].abs().sum() == 0
+    assert results["d drive"].shape == (4, 0, 5)
+
+
+@needs_interpreter
+def test_no_second_derivative_and_who_has_one():
+    given = problem(2, 1, 4).to(torch.float64)
+    output, _, _ = run(given, **TRITON)
+    (first,) = torch.autograd.grad(output.square().sum(), given.drive, create_graph=True)
+    with pytest.raises(NotImplementedError, match="backend='reference'"):
+        first.square().sum().backward()
+
+
+def test_why_not(monkeypatch):
+    given = problem(3, 2, 4, carried=1)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(triton_gpu, "_installed", lambda: True)
+
+    def reason(**changes):
+        call = dataclasses.replace(given, **changes)
+        return triton_gpu.why_not(call.drive, call.decay, call.state, call.options)
+
+    assert reason() is None
+    assert "CUDA tensors, got meta" in reason(drive=given.drive.to("meta"))
+    assert "float64 and bfloat16, got torch.float16" in reason(drive=given.drive.half())
+    assert "at most 256 features, got 257" in reason(drive=torch.zeros(1, 2, 257))
+    assert "StepIndexed" in reason(decay=StepIndexed())
+    matrix = LayerState(given.state.hidden, given.state.steps, matrix=matrix_of(given.state, given))
+    assert "matrix" in reason(state=matrix)
+    assert reason(decay=Exponential(0.5, learnable=True)) is None
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert "CUDA tensors, got cpu" in reason()
+    monkeypatch.setattr(triton_gpu, "_installed", lambda: False)
+    assert "not installed" in reason()
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
+@pytest.mark.parametrize(("device", "taken"), [("cuda", "triton"), ("cpu", "numba")])
+def test_auto_takes_it_on_cuda_and_never_the_interpreter(device, taken, monkeypatch):
+    """With tensors that have a device and no numbers, so that no GPU is needed."""
+    ran = []
+    for name in ("numba_cpu", "triton_gpu"):
+        module = f"fastweights.ops.fast_weights.recurrence.{name}.attention_form"
+        monkeypatch.setattr(module, lambda *call, name=name: ran.append(name.split("_")[0]))
+    with FakeTensorMode():
+        drive = torch.zeros(3, 2, 4, device=device)
+        state = LayerState.zeros(2, 4, dtype=drive.dtype, device=device)
+        weights = SlowWeights(torch.zeros(4, 4, device=device))
+        rate = torch.zeros((), device=device)
+        options = problem(1, 1, 1).options
+        fast_weights(drive, weights, Exponential(0.9), rate, state, options)
+    assert ran == [taken]
+
+
+COMPILED = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from fastweights.ops.fast_weights import attention_op, triton_gpu, triton_kernels
+
+sizes = ("length", "carried", "batch", "steps")
+kinds = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+every = attention_op.NORM | attention_op.NORM_PRELIMINARY | attention_op.TANH
+for width, dtype, flags, memory, capability in (
+    (128, torch.float32, attention_op.NORM, 0, 90),
+    (200, torch.bfloat16, every, 1, 80),
+):
+    chosen = triton_gpu._settings(torch.empty(1, 1, width, dtype=dtype), flags, memory)
+    launch = {k: chosen.pop(k) for k in ("num_warps", "num_stages", "enable_fp_fusion")}
+    for kernel, more in (
+        (triton_kernels.forward, {"EPS": 1e-5, "KEEP": True}),
+        (triton_kernels.backward, {"DETACH": False}),
+    ):
+        constants = {**chosen, **more}
+        wide = ("rates", "scales", "dhs", "drates", "dgain", "dbias")
+        signature = {
+            name: "constexpr" if name in constants else "i32" if name in sizes
+            else "*fp32" if name in wide else "*" + kinds[dtype]
+            for name in kernel.arg_names
+        }
+        source = ASTSource(kernel, signature=signature, constexprs=constants)
+        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
+        assert built.metadata.shared < 48 * 1024, built.metadata.shared
+print("compiled")
+"""
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
+def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path):
+    """The interpreter takes programs that the compiler refuses."""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        cwd=root,
+        env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "compiled\n", done.stderr
