@@ -6,6 +6,7 @@ from fastweights.experiments.base import Experiment
 from fastweights.experiments.consolidation import Consolidation
 from fastweights.experiments.controls import Controls
 from fastweights.experiments.deblurring import Deblurring
+from fastweights.experiments.memory import Memory
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.transfer import Transfer
 from fastweights.training.config import ConfigError, nearest
@@ -13,7 +14,8 @@ from fastweights.training.config import ConfigError, nearest
 __all__ = ["EXPERIMENTS", "find"]
 
 EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e for e in (Retrieval(), Consolidation(), Controls(), Deblurring(), Transfer())
+    e.name: e
+    for e in (Retrieval(), Consolidation(), Controls(), Deblurring(), Transfer(), Memory())
 }
 
 

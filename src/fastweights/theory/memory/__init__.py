@@ -5,6 +5,7 @@ Closed forms for every decay, each beside the simulation that checks it. `findin
 
 from __future__ import annotations
 
+from fastweights.theory.memory.findings import SHOWN_DECAYS, VERDICT_RULE, findings
 from fastweights.theory.memory.lifetimes import (
     best_exponential,
     best_power_law,
@@ -21,8 +22,13 @@ from fastweights.theory.memory.patterns import (
 from fastweights.theory.memory.positions import pair_ages, pair_snr
 from fastweights.theory.memory.ratio import energy, lifetime, snr, weights
 from fastweights.theory.memory.simulation import simulate_lifetime, simulate_snr
+from fastweights.theory.memory.sweeps import LIFETIME_DECAYS, STORED, sweeps
 
 __all__ = [
+    "LIFETIME_DECAYS",
+    "SHOWN_DECAYS",
+    "STORED",
+    "VERDICT_RULE",
     "Overlap",
     "Patterns",
     "best_exponential",
@@ -31,6 +37,7 @@ __all__ = [
     "exact_overlap",
     "exponential_lifetime",
     "factorial_lifetime",
+    "findings",
     "lifetime",
     "measured_overlap",
     "pair_ages",
@@ -39,5 +46,6 @@ __all__ = [
     "simulate_lifetime",
     "simulate_snr",
     "snr",
+    "sweeps",
     "weights",
 ]

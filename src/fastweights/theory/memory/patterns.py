@@ -74,15 +74,14 @@ class Patterns:
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Vectors of independent memories, shape (*shape, size)."""
         full = (*shape, self.size)
-        if self.kind in ("normal", "outer rectified"):
-            drawn = rng.standard_normal(full)
-            if self.kind == "normal":
-                return drawn
-            drawn -= drawn.mean(axis=-1, keepdims=True)
-            drawn /= np.sqrt((drawn**2).mean(axis=-1, keepdims=True))
-            rectified: Array = np.maximum(drawn, 0.0)
-            return rectified
-        return rng.integers(0, 2, full, dtype=np.int8) * 2.0 - 1.0
+        if self.kind not in ("normal", "outer rectified"):
+            return 2 * rng.integers(0, 2, full, dtype=np.int8).astype(np.float64) - 1
+        drawn: Array = rng.standard_normal(full)
+        if self.kind == "outer rectified":
+            np.subtract(drawn, drawn.mean(axis=-1, keepdims=True), out=drawn)
+            np.divide(drawn, drawn.std(axis=-1, keepdims=True), out=drawn)
+            np.maximum(drawn, 0.0, out=drawn)
+        return drawn
 
     def overlaps(self, cues: Array, stored: Array) -> Array:
         """φ of every cue (…, C, size) with everything stored (…, T, size): (…, C, T)."""
