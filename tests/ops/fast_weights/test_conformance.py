@@ -42,6 +42,14 @@ NUMBA = {
     "start": ["nothing", "history"],
     "memory": ["hebbian", "hebbian", "static", "none"],
 }
+NUMBA_CHUNKED = {
+    **COMMON,
+    "length": [1, 2, 11, 15, 16, 17, 200],  # the smallest chunk that "auto" takes has 16
+    "width": [3, 8, 13],  # strips of eight rows
+    "chunk_size": [None, 1, 4, 300],
+    "decay": [name for name in RECURRENT if name in STATIONARY],
+    "start": ["nothing", "history", "matrix"],
+}
 TRITON = {
     **COMMON,
     "length": [1, 2, 11, 17],
@@ -78,10 +86,10 @@ def _check(case, device="cpu", **how):
     _compare(given, dtype, device, from_matrix=start == "matrix", **how)
 
 
-def _compare(given, dtype, device="cpu", **how):
+def _compare(given, dtype, device="cpu", *, against="attention", **how):
     given = given.to(dtype)
     results = solve(given.to(dtype, device), **how)
-    expected = solve(given.to(torch.float64))
+    expected = solve(given.to(torch.float64), form=against)
     assert results.keys() == expected.keys()
     for name, tensor in results.items():
         assert tensor.dtype == (torch.int64 if name == "steps" else dtype)
@@ -98,6 +106,13 @@ def test_matrix_and_chunked_forms(case):
 @pytest.mark.parametrize("case", all_pairs(NUMBA, seed=4), ids=_id)
 def test_numba_backend(case):
     _check(case, form="attention", backend="numba")
+
+
+@pytest.mark.parametrize("case", all_pairs(NUMBA_CHUNKED, seed=4), ids=_id)
+def test_numba_backend_in_chunks(case):
+    case = dict(case)
+    chunk_size = case.pop("chunk_size")
+    _check(case, against="matrix", form="chunked", chunk_size=chunk_size, backend="numba")
 
 
 @pytest.mark.parametrize("device", TRITON_DEVICES)
@@ -130,6 +145,7 @@ def test_one_feature(decay, dtype):
     hows = [{"backend": "numba"}]
     if decay in RECURRENT:
         hows += [{"form": "matrix"}, {"form": "chunked", "chunk_size": 2}]
+        hows += [{"form": "chunked", "chunk_size": 2, "backend": "numba"}]
     for how in hows:
         _compare(given, dtype, **how)
 
@@ -140,6 +156,7 @@ GRADCHECK = {
         {"form": "matrix"},
         {"form": "chunked", "chunk_size": 2},
         {"form": "attention", "backend": "numba"},
+        {"form": "chunked", "chunk_size": 2, "backend": "numba"},
     ],
     "norm": list(NORMS),
     "inner_steps": [1, 2],

@@ -14,6 +14,7 @@ from fastweights.ops import dispatch
 from fastweights.ops.fast_weights import LayerState, Options, SlowWeights, fast_weights
 from fastweights.ops.fast_weights.recurrence import check_backend, check_form, chunk_size_for
 from tests.problems import decay_named, problem, run
+from tests.tolerances import assert_close
 
 
 def _call(p, **how):
@@ -79,8 +80,13 @@ def test_a_kernel_that_cannot_run_says_why():
     assert "StepIndexed" in refused(problem(3, 1, 4, decay="step-indexed"))
     assert "tanh" in refused(problem(3, 1, 4, nonlinearity="tanh"))
     assert "bfloat16" in refused(problem(3, 1, 4).to(torch.bfloat16))
+    assert "StepIndexed" in refused(problem(3, 1, 4, decay="step-indexed"), form="chunked")
+    assert "tanh" in refused(problem(3, 1, 4, nonlinearity="tanh"), form="chunked")
     after = _call(problem(3, 1, 4), form="matrix")[1]
-    assert "chunked form" in refused(dataclasses.replace(problem(3, 1, 4), state=after))
+    lopsided = after._replace(matrix=after.matrix + torch.eye(4).roll(1, 0))
+    p = dataclasses.replace(problem(3, 1, 4), state=lopsided)
+    assert "not symmetric" in refused(p)
+    assert_close(_call(p)[0], _call(p, form="matrix")[0])
 
 
 def test_auto_falls_back_and_says_why_once(caplog):

@@ -23,7 +23,10 @@ __all__ = [
     "NORM_PRELIMINARY",
     "PREVIOUS",
     "TANH",
+    "flags_of",
+    "no_second_derivative",
     "norms_of",
+    "past_the_end",
     "register_autograd",
     "run",
     "why_not",
@@ -48,6 +51,33 @@ def norms_of(inner_steps: int, flags: int) -> int:
     return inner_steps + bool(flags & NORM_PRELIMINARY) if flags & NORM else 0
 
 
+def flags_of(options: Options) -> int:
+    """The options that are yes or no, as the ops take them."""
+    return (
+        NORM * options.layer_norm
+        | NORM_PRELIMINARY * options.norm_preliminary
+        | PREVIOUS * (options.query == "previous")
+        | AFTER_READ * (options.write == "after_read")
+        | DETACH * options.detach_writes
+        | TANH * (options.nonlinearity == "tanh")
+    )
+
+
+def past_the_end(
+    drive: Tensor, lengths: Tensor | None, options: Options
+) -> tuple[Tensor, Tensor | None]:
+    """A drive that a kernel may run on past a sample's end, and where that is, (T, B, 1)."""
+    if lengths is None:
+        return drive, None
+    steps = torch.arange(drive.shape[0], device=drive.device)
+    ended = (steps[:, None] >= lengths)[:, :, None]
+    if not options.layer_norm:
+        # Past the end nothing keeps the numbers small, and an overflow would make NaN of a
+        # gradient times zero. So deep a drive keeps h at zero.
+        drive = drive.masked_fill(ended, -1e30)
+    return drive, ended
+
+
 def run(
     forward: Callable[..., tuple[Tensor, ...]],
     drive: Tensor,
@@ -70,21 +100,7 @@ def run(
         rates = write_rate.to(kind) * r
     else:
         rates = drive.new_zeros(carried + length, dtype=kind)
-    flags = (
-        NORM * options.layer_norm
-        | NORM_PRELIMINARY * options.norm_preliminary
-        | PREVIOUS * (options.query == "previous")
-        | AFTER_READ * (options.write == "after_read")
-        | DETACH * options.detach_writes
-        | TANH * (options.nonlinearity == "tanh")
-    )
-    if lengths is not None:
-        steps = torch.arange(length, device=drive.device)
-        ended = (steps[:, None] >= lengths)[:, :, None]
-        if not options.layer_norm:
-            # The kernel runs on past a sample's end, where nothing keeps its numbers small and an
-            # overflow would make NaN of a gradient times zero. So deep a drive keeps h at zero.
-            drive = drive.masked_fill(ended, -1e30)
+    drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
         gain = drive.new_ones(drive.shape[-1]) if gain is None else gain
@@ -96,13 +112,13 @@ def run(
         *inputs,
         options.inner_steps,
         options.norm_eps,
-        flags,
+        flags_of(options),
         _MEMORIES.index(options.memory),
         keep,
     )
     output, hidden = hs[carried + 1 :], hs[-1]
     history = hs[: carried + length] if hebbian else None
-    if lengths is not None:
+    if ended is not None and lengths is not None:
         output = output.masked_fill(ended, 0.0)
         hidden = hs.gather(0, (carried + lengths)[None, :, None].expand(1, *hidden.shape))[0]
     if history is not None:
@@ -148,10 +164,10 @@ def register_autograd(forward: Any, backward: Any) -> None:
         return gradients + nothing[len(gradients) :]
 
     forward.register_autograd(autograd, setup_context=setup_context)
-    backward.register_autograd(_no_second_derivative)
+    backward.register_autograd(no_second_derivative)
 
 
-def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
+def no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
     raise NotImplementedError(
         "the fused fast-weights recurrence has no second derivative; "
         "backend='reference' has all of them"

@@ -23,20 +23,32 @@ from fastweights.ops.fast_weights.attention_op import (
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 
-__all__ = ["attention_form", "why_not"]
+__all__ = [
+    "array",
+    "attention_form",
+    "for_each_block",
+    "lanes_for",
+    "why_not",
+    "why_not_here",
+]
 
 
 def why_not(
     drive: Tensor, weights: SlowWeights, decay: Decay, state: LayerState, options: Options
 ) -> str | None:
     """The reason this call cannot run here, or None."""
+    return why_not_here(drive, options) or attention_op.why_not(decay, state, options)
+
+
+def why_not_here(drive: Tensor, options: Options) -> str | None:
+    """The reason no form can run these numbers here, or None."""
     if drive.device.type != "cpu":
         return f"it runs on CPU tensors, got {drive.device.type}"
     if drive.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, got {drive.dtype}"
     if options.nonlinearity != "relu":
         return f"nonlinearity={options.nonlinearity!r} is left to the reference"
-    return attention_op.why_not(decay, state, options)
+    return None
 
 
 def attention_form(
@@ -58,7 +70,7 @@ def _threads(process: int, count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="fastweights")
 
 
-def _for_each_block(blocks: int, work: Callable[[int], None]) -> None:
+def for_each_block(blocks: int, work: Callable[[int], None]) -> None:
     """Run ``work`` for every block, on as many threads as torch may use."""
     count = min(torch.get_num_threads(), blocks)
     if count <= 1:
@@ -77,7 +89,7 @@ def _for_each_block(blocks: int, work: Callable[[int], None]) -> None:
         other.result()
 
 
-def _array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
+def array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
     """A contiguous NumPy view; zeros of ``shape`` where there is no tensor."""
     if tensor is None:
         return like.new_zeros(shape).numpy()
@@ -109,7 +121,7 @@ def _kept_sizes(
     ]
 
 
-def _lanes(drive: Tensor) -> int:
+def lanes_for(drive: Tensor) -> int:
     from fastweights.ops.simd import lanes_of  # numba takes long to import
 
     return lanes_of(drive.element_size())
@@ -134,7 +146,7 @@ def _forward(
     from fastweights.ops.fast_weights import numba_kernels
 
     length, batch, width = drive.shape
-    lanes = _lanes(drive)
+    lanes = lanes_for(drive)
     blocks = -(-batch // lanes)
     hs = drive.new_empty(past.shape[0] + length, batch, width)
     hs[: past.shape[0]] = past
@@ -142,12 +154,12 @@ def _forward(
     saved = [drive.new_empty(rows * row) for rows, row in sizes]
     slots = sizes[0][0]
     arrays = (
-        _array(drive, drive),
-        _array(weight, drive),
-        _array(norm_weight, drive, width),
-        _array(norm_bias, drive, width),
-        _array(rates, drive),
-        _array(static, drive, 0, 0),
+        array(drive, drive),
+        array(weight, drive),
+        array(norm_weight, drive, width),
+        array(norm_bias, drive, width),
+        array(rates, drive),
+        array(static, drive, 0, 0),
         hs.numpy(),
         *(tensor.view(size).numpy() for tensor, size in zip(saved, sizes, strict=True)),
     )
@@ -160,7 +172,7 @@ def _forward(
             keep, norm_eps, inner_steps, *arrays,
         )  # fmt: skip
 
-    _for_each_block(blocks, work)
+    for_each_block(blocks, work)
     if not keep:
         saved = [drive.new_empty(0) for _ in saved]
     history, queries, normed, scales = saved
@@ -174,7 +186,7 @@ def _forward_shapes(
     flags: int, memory: int, keep: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     length, batch, width = drive.shape
-    lanes = _lanes(drive)
+    lanes = lanes_for(drive)
     blocks = (batch + lanes - 1) // lanes
     hs = drive.new_empty(past.shape[0] + length, batch, width)
     if not keep:
@@ -204,7 +216,7 @@ def _backward(
     from fastweights.ops.fast_weights import numba_kernels
 
     batch, width = hs.shape[1:]
-    lanes = _lanes(hs)
+    lanes = lanes_for(hs)
     blocks = -(-batch // lanes)
     start = hs.shape[0] - length
     sizes = _kept_sizes(True, blocks, start - 1, length, width, inner_steps, flags, lanes)
@@ -215,12 +227,12 @@ def _backward(
     dgain, dbias = hs.new_zeros(2, blocks, width * lanes).unbind(0)
     dread, asked = hs.new_zeros(2, inner_steps * is_static, length, batch, width).unbind(0)
     arrays = (
-        _array(weight.t(), hs),
-        _array(norm_weight, hs, width),
-        _array(rates, hs),
-        _array(None if static is None else static.t(), hs, 0, 0),
-        *(_array(x.view(size), hs) for x, size in kept),
-        _array(dhs, hs),
+        array(weight.t(), hs),
+        array(norm_weight, hs, width),
+        array(rates, hs),
+        array(None if static is None else static.t(), hs, 0, 0),
+        *(array(x.view(size), hs) for x, size in kept),
+        array(dhs, hs),
         *(x.numpy() for x in (ddrive, dpast, drates, dgain, dbias, dread, asked)),
     )
 
@@ -231,7 +243,7 @@ def _backward(
             inner_steps, *arrays,
         )  # fmt: skip
 
-    _for_each_block(blocks, work)
+    for_each_block(blocks, work)
     dweight = ddrive.flatten(0, 1).t() @ hs[start - 1 : -1].flatten(0, 1)
     dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2) if is_static else hs.new_empty(0, 0)
     return (

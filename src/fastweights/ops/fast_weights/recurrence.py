@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
-from fastweights.ops.fast_weights import numba_cpu, reference, triton_gpu
+from fastweights.ops.fast_weights import numba_chunked, numba_cpu, reference, triton_gpu
 from fastweights.ops.fast_weights.options import FORMS, LayerState, Options, SlowWeights
 
 __all__ = ["BACKENDS", "check_backend", "check_form", "chunk_size_for", "fast_weights"]
@@ -182,16 +182,14 @@ def fast_weights(
         # Triton's interpreter takes CPU tensors too, but it is the slowest: only when asked for.
         reasons["triton"] = reasons.pop("triton")
     name = choose_backend(backend, reasons, operation="fast_weights")
-    if name == "numba":
-        return numba_cpu.attention_form(*call)
     if name == "triton":
         return triton_gpu.attention_form(*call)
     if chosen_form == "attention":
-        return reference.attention_form(*call)
+        return (numba_cpu if name == "numba" else reference).attention_form(*call)
     if chosen_form == "matrix":
         return reference.matrix_form(*call)
     size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
-    return reference.chunked_form(*call, chunk_size=size)
+    return (numba_chunked if name == "numba" else reference).chunked_form(*call, chunk_size=size)
 
 
 class _Call(NamedTuple):
@@ -205,9 +203,10 @@ class _Call(NamedTuple):
 
 
 def _why_not_numba(call: _Call, form: str) -> str | None:
-    if form != "attention":
-        return f"it has the attention form, this call needs the {form} form"
-    return numba_cpu.why_not(call.drive, call.weights, call.decay, call.state, call.options)
+    if form == "matrix":
+        return "it has the attention and the chunked form, this call needs the matrix form"
+    module = numba_cpu if form == "attention" else numba_chunked
+    return module.why_not(call.drive, call.weights, call.decay, call.state, call.options)
 
 
 def _why_not_triton(call: _Call, form: str) -> str | None:

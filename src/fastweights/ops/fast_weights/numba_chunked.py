@@ -1,0 +1,301 @@
+"""The chunked form as one op for PyTorch, run by the Numba kernels on the CPU.
+
+The op takes the decay as two tables with a row for every matrix that is carried: what a write of
+age k still adds to it, and what is left of it after k steps. Their gradients go on to whatever
+the decay depends on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastweights.decay import Decay
+from fastweights.ops.fast_weights.attention_op import (
+    AFTER_READ,
+    DETACH,
+    NORM,
+    NORM_PRELIMINARY,
+    PREVIOUS,
+    flags_of,
+    no_second_derivative,
+    norms_of,
+    past_the_end,
+)
+from fastweights.ops.fast_weights.numba_cpu import (
+    array,
+    for_each_block,
+    lanes_for,
+    why_not_here,
+)
+from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.reference import fold, steps_after
+
+__all__ = ["chunked_form", "why_not"]
+
+
+def why_not(
+    drive: Tensor, weights: SlowWeights, decay: Decay, state: LayerState, options: Options
+) -> str | None:
+    """The reason this call cannot run here, or None."""
+    if not decay.stationary:
+        return f"{type(decay).__name__} depends on the step index, not on the age alone"
+    matrix = state.matrix
+    if matrix is not None and not torch.compiler.is_compiling() and not _symmetric(matrix):
+        return "the state's matrix is not symmetric, and it keeps one half of it"
+    return why_not_here(drive, options)
+
+
+def _symmetric(matrix: Tensor) -> bool:
+    """Whether it is its own transpose, but for the rounding of the sums that made it."""
+    slack = 64 * torch.finfo(matrix.dtype).eps
+    with torch.no_grad():
+        largest = matrix.abs().amax((1, 2), keepdim=True)
+        return not bool(((matrix - matrix.mT).abs() > slack * largest).any())
+
+
+def chunked_form(
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None = None,
+    *,
+    chunk_size: int,
+) -> tuple[Tensor, LayerState]:
+    """As :func:`fastweights.ops.fast_weights.reference.chunked_form`, fused."""
+    length, batch, width = drive.shape
+    chunk_size = min(chunk_size, length)
+    fades = decay.table(chunk_size + 1, dtype=drive.dtype, device=drive.device)[None]
+    writes = write_rate.to(drive.dtype) * fades[:, :-1]
+    start = fold(state, decay, write_rate, options)[:, None]
+    drive, ended = past_the_end(drive, lengths, options)
+    gain, norm_bias = weights.norm_weight, weights.norm_bias
+    if options.layer_norm:
+        gain = drive.new_ones(width) if gain is None else gain
+        norm_bias = drive.new_zeros(width) if norm_bias is None else norm_bias
+    ends = torch.full((batch,), length) if lengths is None else lengths
+    inputs = (drive, state.hidden, weights.recurrent, writes, fades, gain, norm_bias, start)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    hs, final, *_ = _forward(
+        *inputs, ends, options.inner_steps, options.norm_eps, flags_of(options), keep
+    )
+    output, hidden = hs[1:], hs[-1]
+    if ended is not None:
+        output = output.masked_fill(ended, 0.0)
+        hidden = hs.gather(0, ends[None, :, None].expand(1, batch, width))[0]
+    steps = steps_after(state.steps, length, lengths)
+    return output, LayerState(hidden, steps, matrix=final[:, 0])
+
+
+def _kept_shapes(
+    drive: Tensor, writes: Tensor, inner_steps: int, flags: int, keep: bool
+) -> list[tuple[int, ...]]:
+    """Shapes of queries, normed, scales and states; the op hands them on flat."""
+    length, batch, width = drive.shape
+    components, chunk = writes.shape
+    norms = norms_of(inner_steps, flags)
+    size = (width + 7) // 8 * 8
+    if not keep:
+        return [(0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0), (0, 0, 0)]
+    return [
+        (length, inner_steps, batch, width),
+        (length, norms, batch, width),
+        (length, norms, batch),
+        ((length + chunk - 1) // chunk, batch, components * size * (size + 8) // 2),
+    ]
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for number in shape:
+        size = size * number
+    return size
+
+
+@torch.library.custom_op("fastweights::chunked_form", mutates_args=())
+def _forward(
+    drive: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    writes: Tensor,
+    fades: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    start: Tensor,
+    ends: Tensor,
+    inner_steps: int,
+    norm_eps: float,
+    flags: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """hs (T + 1, B, H), the matrices at the end, and what the backward pass needs."""
+    from fastweights.ops.fast_weights import numba_chunked_kernels
+
+    length, batch, width = drive.shape
+    lanes = lanes_for(drive)
+    hs = drive.new_empty(length + 1, batch, width)
+    hs[0] = hidden
+    final = torch.empty_like(start, memory_format=torch.contiguous_format)
+    shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
+    saved = [drive.new_empty(_size(shape)) for shape in shapes]
+    arrays = (
+        array(drive, drive),
+        array(weight, drive),
+        array(norm_weight, drive, width),
+        array(norm_bias, drive, width),
+        array(writes.sum(0), drive),
+        array(writes, drive),
+        array(fades, drive),
+        array(ends, drive),
+        array(start, drive),
+        hs.numpy(),
+        final.numpy(),
+        *(tensor.view(shape).numpy() for tensor, shape in zip(saved, shapes, strict=True)),
+    )
+
+    def work(block: int) -> None:
+        numba_chunked_kernels.forward(
+            block, lanes, bool(flags & NORM), bool(flags & NORM_PRELIMINARY),
+            bool(flags & PREVIOUS), bool(flags & AFTER_READ), keep, norm_eps, inner_steps, *arrays,
+        )  # fmt: skip
+
+    for_each_block(-(-batch // lanes), work)
+    queries, normed, scales, states = saved
+    return hs, final, queries, normed, scales, states
+
+
+@_forward.register_fake
+def _forward_shapes(
+    drive: Tensor, hidden: Tensor, weight: Tensor, writes: Tensor, fades: Tensor,
+    norm_weight: Tensor | None, norm_bias: Tensor | None, start: Tensor, ends: Tensor,
+    inner_steps: int, norm_eps: float, flags: int, keep: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
+    return (
+        drive.new_empty(drive.shape[0] + 1, *drive.shape[1:]),
+        torch.empty_like(start, memory_format=torch.contiguous_format),
+        *(drive.new_empty(_size(shape)) for shape in shapes),
+    )
+
+
+@torch.library.custom_op("fastweights::chunked_form_backward", mutates_args=())
+def _backward(
+    dhs: Tensor,
+    dfinal: Tensor,
+    hs: Tensor,
+    weight: Tensor,
+    writes: Tensor,
+    fades: Tensor,
+    norm_weight: Tensor | None,
+    ends: Tensor,
+    queries: Tensor,
+    normed: Tensor,
+    scales: Tensor,
+    states: Tensor,
+    inner_steps: int,
+    flags: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of drive, hidden, weight, writes, fades, norm_weight, norm_bias and start."""
+    from fastweights.ops.fast_weights import numba_chunked_kernels
+
+    batch, width = hs.shape[1:]
+    components, chunk = writes.shape
+    lanes = lanes_for(hs)
+    blocks = -(-batch // lanes)
+    ddrive, dhidden = hs.new_empty(hs[1:].shape), hs.new_empty(batch, width)
+    dstart = hs.new_empty(dfinal.shape)
+    drates = hs.new_zeros(blocks, chunk * lanes)
+    dwrites = hs.new_zeros(blocks, components, chunk * lanes)
+    dfades = hs.new_zeros(blocks, components, (chunk + 1) * lanes)
+    dgain, dbias = hs.new_zeros(2, blocks, width * lanes).unbind(0)
+    shapes = _kept_shapes(ddrive, writes, inner_steps, flags, True)
+    kept = zip((queries, normed, scales, states), shapes, strict=True)
+    arrays = (
+        array(weight.t(), hs),
+        array(norm_weight, hs, width),
+        array(writes.sum(0), hs),
+        array(writes, hs),
+        array(fades, hs),
+        array(ends, hs),
+        array(hs, hs),
+        *(array(tensor.view(shape), hs) for tensor, shape in kept),
+        array(dhs, hs),
+        array((dfinal + dfinal.mT) / 2, hs),
+        *(x.numpy() for x in (ddrive, dhidden, dstart, drates, dwrites, dfades, dgain, dbias)),
+    )
+
+    def work(block: int) -> None:
+        numba_chunked_kernels.backward(
+            block, lanes, bool(flags & NORM), bool(flags & NORM_PRELIMINARY),
+            bool(flags & PREVIOUS), bool(flags & AFTER_READ), bool(flags & DETACH), inner_steps,
+            *arrays,
+        )  # fmt: skip
+
+    for_each_block(blocks, work)
+    return (
+        ddrive,
+        dhidden,
+        ddrive.flatten(0, 1).t() @ hs[:-1].flatten(0, 1),
+        dwrites.view(blocks, components, chunk, lanes).sum((0, 3))
+        + drates.view(blocks, chunk, lanes).sum((0, 2)),
+        dfades.view(blocks, components, chunk + 1, lanes).sum((0, 3)),
+        dgain.reshape(blocks, width, lanes).sum((0, 2)),
+        dbias.reshape(blocks, width, lanes).sum((0, 2)),
+        dstart,
+    )
+
+
+@_backward.register_fake
+def _backward_shapes(
+    dhs: Tensor, dfinal: Tensor, hs: Tensor, weight: Tensor, writes: Tensor, fades: Tensor,
+    norm_weight: Tensor | None, ends: Tensor, queries: Tensor, normed: Tensor, scales: Tensor,
+    states: Tensor, inner_steps: int, flags: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    width = hs.shape[2]
+    return (
+        hs.new_empty(hs[1:].shape),
+        hs.new_empty(hs[0].shape),
+        torch.empty_like(weight),
+        torch.empty_like(writes),
+        torch.empty_like(fades),
+        hs.new_empty(width),
+        hs.new_empty(width),
+        hs.new_empty(dfinal.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, _, weight, writes, fades, norm_weight, _, _, ends, steps, _, flags, _ = inputs
+    hs, final, *kept = output
+    ctx.save_for_backward(hs, weight, writes, fades, norm_weight, ends, *kept)
+    ctx.settings = (steps, flags)
+    ctx.final_shape = final.shape
+    ctx.mark_non_differentiable(*kept)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(
+    ctx: Any, dhs: Tensor | None, dfinal: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
+    nothing = (None,) * 13
+    if dhs is None and dfinal is None:
+        return nothing
+    hs, weight, writes, fades, norm_weight, *rest = ctx.saved_tensors
+    dhs = torch.zeros_like(hs) if dhs is None else dhs
+    dfinal = hs.new_zeros(ctx.final_shape) if dfinal is None else dfinal
+    ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart = _backward(
+        dhs, dfinal, hs, weight, writes, fades, norm_weight, *rest, *ctx.settings
+    )
+    if norm_weight is None:
+        dgain = dbias = None
+    gradients = (ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart)
+    return gradients + nothing[len(gradients) :]
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+_backward.register_autograd(no_second_derivative)
