@@ -62,7 +62,7 @@ def test_every_network_learns(name: str) -> None:
     tokens = torch.randint(37, (8, 11))
     model(tokens).square().mean().backward()
     assert all(p.grad is not None for p in model.parameters())
-    if name != "no-norm-s3-0.1":  # which overflows
+    if name != "no-norm-s3-0.03":  # which overflows
         assert all(p.grad.isfinite().all() for p in model.parameters())  # type: ignore[union-attr]
 
 
@@ -123,9 +123,9 @@ def test_verdicts_at_their_bounds() -> None:
 
 def test_the_section_answers_what_it_can() -> None:
     results = runs(fast_weights=[0.99, 0.98, 0.99], layer_norm_rnn=[0.4, 0.38, 0.4])
-    results += runs(identity_1=[0.4, 0.38, 0.4], **{"no_norm_s1_0.01": [0.6, 0.9, 0.9]})
+    results += runs(identity_1=[0.4, 0.38, 0.4], **{"no_norm_s1_0.003": [0.6, 0.9, 0.9]})
     config = RetrievalConfig(
-        arms=("fast-weights", "layer-norm-rnn", "identity-1", "no-norm-s1-0.01")
+        arms=("fast-weights", "layer-norm-rnn", "identity-1", "no-norm-s1-0.003")
     )
     section = Controls().section(config, results, Path())
     told = {claim.claim.split(": ")[1].split(";")[0]: claim.verdict for claim in section.claims}

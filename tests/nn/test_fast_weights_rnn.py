@@ -386,9 +386,9 @@ def test_initialisation():
         assert (layer.get_parameter(f"bias_l{k}") == 0).all()
         assert (layer.get_parameter(f"norm_weight_l{k}") == 1).all()
         assert (layer.get_parameter(f"norm_bias_l{k}") == 0).all()
-    assert layer.weight_ih_l0.std().item() == pytest.approx(0.6, rel=0.02)
+    assert layer.weight_ih_l0.std().item() == pytest.approx(1.0, rel=0.02)
     assert layer.weight_ih_l0.mean().abs().item() < 0.01
-    assert layer.weight_ih_l1.std().item() == pytest.approx(0.6 * math.sqrt(2 / 300), rel=0.02)
+    assert layer.weight_ih_l1.std().item() == pytest.approx(math.sqrt(2 / 300), rel=0.02)
     layer.reset_parameters(input_scale=2.0, recurrent_scale=0.2)
     assert layer.weight_ih_l0.std().item() == pytest.approx(2.0, rel=0.02)
     assert torch.equal(layer.weight_hh_l1, 0.2 * torch.eye(300))
@@ -401,8 +401,8 @@ def test_input_weights_start_as_a_tight_frame(sizes, dtype):
         weight = dict(module.named_parameters(recurse=False))
         weight = weight.get("weight_ih", weight.get("weight_ih_l0")).detach().double()
         short = weight if weight.shape[0] < weight.shape[1] else weight.T
-        expected = 0.36 * max(sizes) * torch.eye(min(sizes), dtype=torch.float64)
-        atol = 1e-12 if dtype == torch.float64 else 0.02 * 0.36 * max(sizes)
+        expected = max(sizes) * torch.eye(min(sizes), dtype=torch.float64)
+        atol = 1e-12 if dtype == torch.float64 else 0.02 * max(sizes)
         torch.testing.assert_close(short @ short.T, expected, atol=atol, rtol=0)
 
 

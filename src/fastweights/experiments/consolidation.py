@@ -65,11 +65,11 @@ def _arms() -> dict[str, Arm]:
     for key, (label, decay) in DECAYS.items():
         for rate in (1.0, 0.5):
             arms[f"{key}-{rate:g}"] = Arm(
-                f"{label}, η = {rate:g}", 7e-3, 0.1, fast_weights(decay=decay(), write_rate=rate)
+                f"{label}, η = {rate:g}", 5e-3, 0.1, fast_weights(decay=decay(), write_rate=rate)
             )
         # Without a write rate of its own, that of the configuration.
-        arms[f"{key}-tuned"] = Arm(f"{label}, η tuned", 7e-3, 0.1, fast_weights(decay=decay()))
-    arms["layer-norm-rnn"] = Arm("layer-norm RNN", 7e-3, 0.1, fast_weights(memory="none"))
+        arms[f"{key}-tuned"] = Arm(f"{label}, η tuned", 5e-3, 0.1, fast_weights(decay=decay()))
+    arms["layer-norm-rnn"] = Arm("layer-norm RNN", 5e-3, 0.1, fast_weights(memory="none"))
     arms["rnn"] = Arm("RNN", 1e-3, 0.0, lambda c, i, h: nn.RNN(i, h))
     return arms
 

@@ -72,35 +72,35 @@ def _plain(build: Callable[[int, int], nn.Module]) -> Build:
 
 
 _SCALES = (0.1, 0.3, 1.0, 3.0)
-_RATES = (0.1, 0.01)
+_RATES = (0.03, 0.003)
 
 ARMS: Mapping[str, Arm] = {
-    "fast-weights": Arm("fast weights", 7e-3, 0.1, fast_weights()),
-    "layer-norm-rnn": Arm("layer-norm RNN", 7e-3, 0.1, fast_weights(memory="none")),
+    "fast-weights": Arm("fast weights", 5e-3, 0.1, fast_weights()),
+    "layer-norm-rnn": Arm("layer-norm RNN", 5e-3, 0.1, fast_weights(memory="none")),
     **{
         f"{kind}-{scale:g}": Arm(
-            f"{kind}, scale {scale:g}", 7e-3, 0.1, fast_weights(memory=kind, memory_scale=scale)
+            f"{kind}, scale {scale:g}", 5e-3, 0.1, fast_weights(memory=kind, memory_scale=scale)
         )
         for kind in ("identity", "random")
         for scale in _SCALES
     },
-    "learned": Arm("learned matrix", 7e-3, 0.1, fast_weights(memory="learned", memory_scale=0.3)),
-    "no-extra-depth": Arm("no extra depth", 7e-3, 0.1, fast_weights(query="previous")),
+    "learned": Arm("learned matrix", 5e-3, 0.1, fast_weights(memory="learned", memory_scale=0.3)),
+    "no-extra-depth": Arm("no extra depth", 5e-3, 0.1, fast_weights(query="previous")),
     # Without layer norm reads grow with the cube of h: lower write rates have to be tried.
     **{
         f"no-norm-s{steps}-{rate:g}": Arm(
             f"no layer norm, S = {steps}, η = {rate:g}",
-            7e-3,
+            5e-3,
             0.1,
             fast_weights(layer_norm=False, inner_steps=steps, write_rate=rate),
         )
         for steps in (1, 3)
         for rate in _RATES
     },
-    "three-steps": Arm("S = 3", 7e-3, 0.1, fast_weights(inner_steps=3)),
-    "norm-preliminary": Arm("LN on h_0 too", 7e-3, 0.1, fast_weights(norm_preliminary=True)),
-    "detached": Arm("writes detached", 7e-3, 0.1, fast_weights(detach_writes=True)),
-    "others-memory": Arm("another's memory", 7e-3, 0.1, _others_memory),
+    "three-steps": Arm("S = 3", 5e-3, 0.1, fast_weights(inner_steps=3)),
+    "norm-preliminary": Arm("LN on h_0 too", 5e-3, 0.1, fast_weights(norm_preliminary=True)),
+    "detached": Arm("writes detached", 5e-3, 0.1, fast_weights(detach_writes=True)),
+    "others-memory": Arm("another's memory", 5e-3, 0.1, _others_memory),
     "lstm": Arm("LSTM", 2e-2, 0.0, _plain(nn.LSTM)),
     "lstm-parameters": Arm("LSTM, equal parameters", 2e-2, 0.0, _matched_parameters(nn.LSTM)),
     "lstm-state": Arm("LSTM, equal state", 2e-2, 0.0, _matched_state(nn.LSTM, 2)),
@@ -152,7 +152,7 @@ def k4() -> RetrievalConfig:
 
 def narrow() -> RetrievalConfig:
     """K = 4, R = 20, every control."""
-    return RetrievalConfig(arms=tuple(ARMS), hidden_sizes=(20,), updates=20_000)
+    return RetrievalConfig(arms=tuple(ARMS), hidden_sizes=(20,), updates=12_000)
 
 
 def k8() -> RetrievalConfig:

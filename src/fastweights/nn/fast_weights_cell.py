@@ -80,7 +80,7 @@ class FastWeightsRNNCell(FastWeightsBase):
         self._add_layer("", self.input_size, decay, {"device": device, "dtype": dtype})
         self.reset_parameters()
 
-    def reset_parameters(self, *, input_scale: float = 0.6, recurrent_scale: float = 0.05) -> None:
+    def reset_parameters(self, *, input_scale: float = 1.0, recurrent_scale: float = 0.05) -> None:
         """Draw all parameters anew.
 
         Args:

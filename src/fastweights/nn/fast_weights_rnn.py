@@ -38,8 +38,8 @@ class FastWeightsRNN(FastWeightsBase):
 
     Initialisation: W = 0.05·I as in the paper, which does not give C's. Ours, chosen on
     validation data of associative retrieval: a random semi-orthogonal matrix (a tight frame) with
-    entries of root mean square 0.6, meant for one-hot inputs or others of about unit length, and
-    0.6·√(2 / inputs) in upper layers, whose inputs have about half their features near 1.
+    entries of root mean square 1, meant for one-hot inputs or others of about unit length, and
+    √(2 / inputs) in upper layers, whose inputs have about half their features near 1.
     :meth:`reset_parameters` takes other scales.
 
     Under autocast the input product runs in the lower precision, the recurrence in that of the
@@ -158,7 +158,7 @@ class FastWeightsRNN(FastWeightsBase):
     def _suffixes(self, layer: int) -> list[str]:
         return [f"_l{layer}", f"_l{layer}_reverse"] if self.bidirectional else [f"_l{layer}"]
 
-    def reset_parameters(self, *, input_scale: float = 0.6, recurrent_scale: float = 0.05) -> None:
+    def reset_parameters(self, *, input_scale: float = 1.0, recurrent_scale: float = 0.05) -> None:
         """Draw all parameters anew.
 
         Args:

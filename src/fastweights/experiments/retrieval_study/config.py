@@ -16,7 +16,7 @@ __all__ = ["RetrievalConfig", "task_of"]
 class RetrievalConfig:
     """Settings of the experiment; see docs/LOG.md for how they were chosen.
 
-    Seeds are ``first_seed``, ``first_seed`` + 1, …; settings were chosen on seeds 1 to 5.
+    Seeds are ``first_seed``, ``first_seed`` + 1, …; settings were chosen on seeds below 300.
     The fast weights' settings and every learning rate were chosen on validation data. Where
     ``learning_rate`` or ``weight_decay`` is None, each arm has its own.
     """
@@ -45,7 +45,7 @@ class RetrievalConfig:
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
     write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     inner_steps: Annotated[int, Field(ge=0)] = 1
-    input_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.6
+    input_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
 
 
