@@ -213,6 +213,13 @@ def test_pairs_of_a_retrieval_sequence() -> None:
     assert np.ptp(memory.pair_snr(Exponential(1.0), 19, 4)) == 0
 
 
+def test_a_memory_that_is_gone_is_not_found() -> None:
+    gone = Free(3, values=[-0.5, 0.0])
+    turned, nothing = memory.simulate_snr(gone, Patterns("signs", 50), [1, 2], 6, 2_000, seed=7)
+    assert turned.agrees(memory.snr(gone, 50, 1, 6))
+    assert nothing.agrees(0.0)
+
+
 def test_seeds_decide() -> None:
     one, same, other = (
         memory.simulate_snr(PowerLaw(), Patterns("signs", 9), [0], 9, 50, s) for s in (0, 0, 1)

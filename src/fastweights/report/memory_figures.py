@@ -80,7 +80,7 @@ def snr_figure(curves: Mapping[str, Series]) -> Figure:
     axes.set(
         xscale="log",
         yscale="log",
-        ylim=(0.03, 200),
+        ylim=(0.1, 200),
         xlabel="age k + 1 in steps",
         ylabel="signal to noise",
         title=f"100 synapses of ±1, {MEMORIES} memories",
@@ -132,7 +132,7 @@ def stored_figure(curves: Mapping[str, Series]) -> Figure:
     axes.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(
         yscale="log",
-        ylim=(0.02, 10),
+        ylim=(0.1, 10),
         xlabel="age k in steps",
         ylabel="signal to noise",
         title=f"What is stored makes a difference: 0.95^k, {MEMORIES} memories",

@@ -67,7 +67,8 @@ def simulate_snr(
         found.append(patterns.overlaps(stored[:, ages], stored) @ left)
         foils.append((patterns.overlaps(new, stored) @ left).mean(axis=1))
     overlap, foil = np.concatenate(found), np.concatenate(foils)
-    return [_signal_to_noise(column, foil) for column in overlap.T]
+    signs = np.where(left[ages] < 0, -1, 1)  # a memory turned over is as readable
+    return [_signal_to_noise(s * x, s * foil) for s, x in zip(signs, overlap.T, strict=True)]
 
 
 def simulate_lifetime(
@@ -99,14 +100,14 @@ def simulate_lifetime(
 
 
 def _signal_to_noise(overlap: Array, foil: Array) -> Estimate:
-    """|mean(overlap − foil)| over the overlap's standard deviation; error by the delta method."""
+    """Mean of overlap − foil over the overlap's standard deviation; error by the delta method."""
     n = len(overlap)
     excess = overlap - foil
     signal, noise = excess.mean(), overlap.std(ddof=1)
     change = (excess - signal) / noise - signal / (2 * noise**3) * (
         (overlap - overlap.mean()) ** 2 - noise**2
     )
-    return Estimate(float(abs(signal) / noise), float(change.std(ddof=1) / np.sqrt(n)), n)
+    return Estimate(float(signal / noise), float(change.std(ddof=1) / np.sqrt(n)), n)
 
 
 def _parts(total: int, size: int, numbers: int = 2_000_000) -> list[int]:
