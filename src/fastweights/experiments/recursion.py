@@ -71,10 +71,10 @@ class Recursion:
     seeds: Mapping[str, int] = MappingProxyType({"quick": 20})
 
     def units(self, config: RecursionConfig, seeds: int) -> list[Unit]:
-        missing = {1, 2, config.depth} - {*config.control_depths}
+        missing = {2, config.depth} - {*config.control_depths}
         if missing:
             raise ConfigError(
-                f"control_depths must contain 1, 2 and depth = {config.depth}, "
+                f"control_depths must contain 2 and depth = {config.depth}, "
                 f"got {config.control_depths}"
             )
         return one_unit(self.name, config.first_seed, seeds)

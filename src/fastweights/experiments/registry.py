@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from fastweights.experiments.base import Experiment
+from fastweights.experiments.binding import Binding
 from fastweights.experiments.consolidation import Consolidation
 from fastweights.experiments.controls import Controls
 from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.memory import Memory
+from fastweights.experiments.one_trial import OneTrial
+from fastweights.experiments.recursion import Recursion
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.transfer import Transfer
 from fastweights.training.config import ConfigError, nearest
@@ -15,7 +18,17 @@ __all__ = ["EXPERIMENTS", "find"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
-    for e in (Retrieval(), Consolidation(), Controls(), Deblurring(), Transfer(), Memory())
+    for e in (
+        Retrieval(),
+        Consolidation(),
+        Controls(),
+        Deblurring(),
+        OneTrial(),
+        Binding(),
+        Recursion(),
+        Transfer(),
+        Memory(),
+    )
 }
 
 

@@ -69,8 +69,9 @@ class Machine:
 
         Returns:
             By seed, (seeds, …), in shares of the machines: ``right``, those that did and wrote
-            everything right until the end; ``returns``, the returns to the right state in order;
-            ``overlap``, of the units with the pattern they should show, before every step.
+            everything right until the end; ``returns``, to the right state, in order; ``wrong``,
+            the program's units that a return gets wrong; ``overlap``, of these units with the
+            pattern that they should show, before every step.
         """
         x = self._symbols(sum(node is not None for node in tree))
         resume = torch.tensor(resume_states(self.config.symbols))
@@ -98,8 +99,8 @@ class Machine:
             if returned := step.act == Act.RETURN:
                 exact = self.stack.pop()
                 caller = self._recover(context, exact)
-                wrong.append((caller != exact).float().mean(2))
                 units, context = self._split(caller)
+                wrong.append((units != self._split(exact)[0]).float().mean(2))
         return {
             "right": right.float()[..., None].mean(1).tolist(),
             "returns": torch.stack(returns, 2).mean(1).tolist(),

@@ -92,13 +92,13 @@ def unwinding_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Pic
             x = np.arange(1, wrong.shape[1] + 1)
             draw_curve(axes, x, wrong, colour, style, f"{depths[i]} callers{words}", marker)
     draw_level(axes, 50, "chance")
-    axes.set(xlabel="returns, from the deepest caller up", ylabel="units recovered wrong (%)")
+    axes.set(xlabel="returns, from the deepest caller up", ylabel="program units wrong (%)")
     axes.set_ylim(-1, 53)
     figure.legend(loc="outside right upper", frameon=False)
     return Picture(
         name="recursion-unwinding",
         figure=figure,
-        alt="Units recovered wrong against returns: few at first, more with every return, up to "
+        alt="Program units wrong against returns: few at first, more with every return, up to "
         "chance in deep chains; few throughout if contexts are put right after every return.",
         caption="Why it breaks. A return recovers the caller's own context with some units wrong, "
         "and the next return has only that to go by.",
@@ -124,9 +124,8 @@ def decay_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture
     return Picture(
         name="recursion-decay",
         figure=figure,
-        alt="Runs right against depth for several decays, in chains and in full trees: strong "
-        "decay loses the first callers; no decay keeps the calls that are over, which matters in "
-        "trees.",
+        alt="Runs right against depth for several decays, in chains and in full trees: the "
+        "stronger the decay, the shallower.",
         caption=f"Decay, with {config.context_units} context units. A full tree with d callers "
         "waiting makes 2^d − 1 calls, so the first caller waits long and many calls that are over "
         "interfere.",
