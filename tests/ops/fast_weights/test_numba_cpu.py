@@ -15,6 +15,7 @@ import torch
 from fastweights.decay import Exponential, StepIndexed
 from fastweights.ops.fast_weights import LayerState, numba_cpu
 from fastweights.ops.simd import lanes_of
+from tests.ops.fast_weights.op_checks import check_ops
 from tests.problems import matrix_of, problem, run, solve
 from tests.tolerances import assert_close
 
@@ -156,37 +157,9 @@ def solve_first(given):
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("static", [False, True])
 def test_the_ops_keep_what_torch_asks_of_ops(keep, static):
-    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
-    length, batch, width, steps = 3, 5, 4, 2
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-        return x.requires_grad_(keep)
-
-    memory = draw(width, width) if static else None
-    call = (
-        draw(length, batch, width),
-        draw(2, batch, width),
-        draw(width, width),
-        draw(1 + length),
-        draw(width),
-        draw(width),
-        memory,
-        steps,
-        1e-3,
-        1,
-        1 if static else 0,
-        keep,
-    )
-    torch.library.opcheck(torch.ops.fastweights.attention_form.default, call)
-    if keep:
-        with torch.no_grad():
-            hs, *kept = torch.ops.fastweights.attention_form(*call)
-        weights = (call[2], call[3], call[4], memory)
-        back = (torch.randn_like(hs), hs, *weights, *kept, length, steps, 1, call[10])
-        back = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in back)
-        torch.library.opcheck(torch.ops.fastweights.attention_form_backward.default, back)
+    ops = torch.ops.fastweights
+    forward, backward = ops.attention_form.default, ops.attention_form_backward.default
+    check_ops(forward, backward, batch=5, keep=keep, static=static)
 
 
 def test_inputs_in_any_memory_layout():

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastweights.decay import Exponential, StepIndexed
 from fastweights.ops.fast_weights import LayerState, SlowWeights, fast_weights, triton_gpu
 from tests.devices import HAS_TRITON, TRITON_DEVICES, needs_cuda, needs_interpreter
+from tests.ops.fast_weights.op_checks import check_ops
 from tests.problems import matrix_of, problem, run, solve
 from tests.tolerances import assert_close
 
@@ -98,37 +99,12 @@ def test_many_samples_at_once_give_the_same_bits_every_time(width, dtype):
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("static", [False, True])
 def test_the_ops_keep_what_torch_asks_of_ops(keep, static, device):
-    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
-    length, batch, width, steps = 2, 3, 4, 2
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        x = torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
-        return x.requires_grad_(keep)
-
-    memory = draw(width, width) if static else None
-    call = (
-        draw(length, batch, width),
-        draw(2, batch, width),
-        draw(width, width),
-        draw(1 + length),
-        draw(width),
-        draw(width),
-        memory,
-        steps,
-        1e-3,
-        1,
-        1 if static else 0,
-        keep,
+    ops = torch.ops.fastweights
+    forward, backward = (
+        ops.attention_form_triton.default,
+        ops.attention_form_triton_backward.default,
     )
-    torch.library.opcheck(torch.ops.fastweights.attention_form_triton.default, call)
-    if keep:
-        with torch.no_grad():
-            hs, *kept = torch.ops.fastweights.attention_form_triton(*call)
-        weights = (call[2], call[3], call[4], memory)
-        back = (torch.randn_like(hs), hs, *weights, *kept, length, steps, 1, call[10])
-        back = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in back)
-        torch.library.opcheck(torch.ops.fastweights.attention_form_triton_backward.default, back)
+    check_ops(forward, backward, batch=2, keep=keep, static=static, device=device)
 
 
 @needs_interpreter
@@ -194,15 +170,25 @@ def test_why_not(monkeypatch):
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
-@pytest.mark.parametrize(("device", "taken"), [("cuda", "triton"), ("cpu", "numba")])
-def test_auto_takes_it_on_cuda_and_never_the_interpreter(device, taken, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "length", "taken"),
+    [
+        ("cuda", 3, "triton_gpu.attention_form"),
+        ("cuda", 1024, "triton_gpu.attention_form"),
+        ("cuda", 1025, "reference.chunked_form"),
+        ("cpu", 3, "numba_cpu.attention_form"),
+        ("cpu", 1024, "numba_chunked.chunked_form"),
+    ],
+)
+def test_auto_takes_it_on_cuda_and_never_the_interpreter(device, length, taken, monkeypatch):
     """With tensors that have a device and no numbers, so that no GPU is needed."""
     ran = []
-    for name in ("numba_cpu", "triton_gpu"):
-        module = f"fastweights.ops.fast_weights.recurrence.{name}.attention_form"
-        monkeypatch.setattr(module, lambda *call, name=name: ran.append(name.split("_")[0]))
+    for name in ("numba_cpu", "triton_gpu", "numba_chunked", "reference"):
+        form = f"{name}.{'chunked' if name in ('numba_chunked', 'reference') else 'attention'}_form"
+        where = f"fastweights.ops.fast_weights.recurrence.{form}"
+        monkeypatch.setattr(where, lambda *call, form=form, **how: ran.append(form))
     with FakeTensorMode():
-        drive = torch.zeros(3, 2, 4, device=device)
+        drive = torch.zeros(length, 2, 4, device=device)
         state = LayerState.zeros(2, 4, dtype=drive.dtype, device=device)
         weights = SlowWeights(torch.zeros(4, 4, device=device))
         rate = torch.zeros((), device=device)

@@ -24,6 +24,7 @@ __all__ = [
     "PREVIOUS",
     "TANH",
     "flags_of",
+    "gradients_like",
     "no_second_derivative",
     "norms_of",
     "past_the_end",
@@ -126,6 +127,22 @@ def run(
             history = history.detach()
         history = trimmed(right_aligned(history, length, lengths), decay)
     return output, LayerState(hidden, steps_after(state.steps, length, lengths), history)
+
+
+def gradients_like(
+    hs: Tensor, weight: Tensor, rates: Tensor, static: Tensor | None, length: int
+) -> tuple[Tensor, ...]:
+    """Tensors of the shapes that a ``backward`` of :func:`register_autograd` returns."""
+    width = hs.shape[2]
+    return (
+        hs.new_empty(length, *hs.shape[1:]),
+        hs.new_empty(hs.shape[0] - length, *hs.shape[1:]),
+        torch.empty_like(weight),
+        torch.empty_like(rates),
+        hs.new_empty(width),
+        hs.new_empty(width),
+        hs.new_empty(0, 0) if static is None else torch.empty_like(static),
+    )
 
 
 def register_autograd(forward: Any, backward: Any) -> None:

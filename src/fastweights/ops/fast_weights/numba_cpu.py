@@ -263,16 +263,7 @@ def _backward_shapes(
     static: Tensor | None, history: Tensor, queries: Tensor, normed: Tensor, scales: Tensor,
     length: int, inner_steps: int, flags: int, memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    width = hs.shape[2]
-    return (
-        hs.new_empty(length, *hs.shape[1:]),
-        hs.new_empty(hs.shape[0] - length, *hs.shape[1:]),
-        torch.empty_like(weight),
-        torch.empty_like(rates),
-        hs.new_empty(width),
-        hs.new_empty(width),
-        hs.new_empty(0, 0) if static is None else torch.empty_like(static),
-    )
+    return attention_op.gradients_like(hs, weight, rates, static, length)
 
 
 attention_op.register_autograd(_forward, _backward)

@@ -86,7 +86,8 @@ def _check_call(
         raise ValueError("state must hold a history or a matrix, not both")
 
 
-def _choose_form(form: str, backend: str, decay: Decay, length: int, state: LayerState) -> str:
+def _choose_form(call: _Call, form: str, backend: str) -> str:
+    decay, state = call.decay, call.state
     check_form(form, decay)
     if state.matrix is not None and not decay.recurrent:
         raise ValueError(
@@ -109,7 +110,12 @@ def _choose_form(form: str, backend: str, decay: Decay, length: int, state: Laye
     carried = 0 if state.history is None else state.history.shape[0]
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
-    return "attention" if carried + length <= 4 * state.hidden.shape[-1] else "chunked"
+    longest = 4 * state.hidden.shape[-1]
+    if call.drive.is_cuda and _why_not_triton(call, "attention") is None:
+        # There the chunked form is a loop in Python, which costs more than long reads do. Where
+        # that turns has not been measured.
+        longest = max(longest, 1024)
+    return "attention" if carried + call.drive.shape[0] <= longest else "chunked"
 
 
 def fast_weights(
@@ -170,7 +176,7 @@ def fast_weights(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     call = _Call(drive, weights, decay, write_rate, state, options, lengths)
-    chosen_form = _choose_form(form, backend, decay, drive.shape[0], state)
+    chosen_form = _choose_form(call, form, backend)
     if options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
     reasons: dict[str, Callable[[], str | None]] = {

@@ -1,0 +1,46 @@
+"""What torch asks of an op, for the fused ops of the attention form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_ops"]
+
+
+def check_ops(
+    forward: Any, backward: Any, *, batch: int, keep: bool, static: bool, device: str = "cpu"
+) -> None:
+    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
+    length, width, steps = 3, 4, 2
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        x = torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
+        return x.requires_grad_(keep)
+
+    memory = draw(width, width) if static else None
+    call = (
+        draw(length, batch, width),
+        draw(2, batch, width),
+        draw(width, width),
+        draw(1 + length),
+        draw(width),
+        draw(width),
+        memory,
+        steps,
+        1e-3,
+        1,
+        1 if static else 0,
+        keep,
+    )
+    torch.library.opcheck(forward, call)
+    if keep:
+        with torch.no_grad():
+            hs, *kept = forward(*call)
+        weights = (call[2], call[3], call[4], memory)
+        back = (torch.randn_like(hs), hs, *weights, *kept, length, steps, 1, call[10])
+        back = tuple(x.detach() if isinstance(x, Tensor) else x for x in back)
+        torch.library.opcheck(backward, back)
