@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastweights.experiments.runner import load_plan, results_of
+from fastweights.experiments.plan import load_plan, results_of
 from fastweights.report.section import Section
 
 ROOT = Path(__file__).parent.parent

@@ -1,7 +1,8 @@
-"""The command ``fastweights``: list, run, report and bench."""
+"""The command ``fastweights``: list, run, sweep, report and bench."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,18 +20,20 @@ from fastweights import __version__
 from fastweights.bench.base import Settings, Unit, run_benchmark
 from fastweights.bench.registry import BENCHMARKS
 from fastweights.bench.registry import find as find_benchmark
-from fastweights.experiments.base import Result
+from fastweights.experiments.plan import Plan, results_of
 from fastweights.experiments.registry import EXPERIMENTS, find
-from fastweights.experiments.runner import (
-    Plan,
-    load_plan,
-    prepare,
-    results_of,
-    run_plan,
-    stored_seeds,
+from fastweights.experiments.runner import run_units
+from fastweights.experiments.sweep import (
+    Cell,
+    Sweep,
+    load_sweep,
+    prepare_sweep,
+    read_grid,
+    seeds_in,
 )
 from fastweights.report.html import Chapter, write_figures, write_report
 from fastweights.report.section import Section, Table
+from fastweights.training import pool, ray_pool
 from fastweights.training.config import ConfigError, as_dict, nearest, with_overrides
 from fastweights.training.display import Display
 from fastweights.training.files import read_json, write_json
@@ -47,6 +50,24 @@ app = typer.Typer(
 # Paths and messages are shown as they are: "[x]" is no style, ":x:" no picture.
 out = Console(markup=False, emoji=False, highlight=False)
 err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+# What the commands share.
+Name = Annotated[str, typer.Argument(help="Which experiment; `fastweights list` shows them.")]
+Preset = Annotated[str, typer.Option(help="Named settings.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="How many seeds; the preset has its own number.")
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes.  [default: the number of cores]")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
+]
+RETRIES = 2
 
 
 def _version(wanted: bool) -> None:
@@ -78,31 +99,81 @@ def list_experiments() -> None:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="Which experiment; `fastweights list` shows them.")],
-    preset: Annotated[str, typer.Option(help="Named settings.")] = "quick",
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many seeds; the preset has its own number.")
-    ] = None,
+    name: Name,
+    preset: Preset = "quick",
+    seeds: Seeds = None,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for the results.  [default: runs/NAME-PRESET]"),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")] = "cpu",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes.  [default: the number of cores]")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder.")
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
-    ] = None,
+    device: Device = "cpu",
+    workers: Workers = None,
+    resume: Resume = False,
+    tensorboard: TensorBoard = False,
+    overrides: Overrides = None,
 ) -> None:
     """Run an experiment, and end with a table and a report."""
+    folder = out_folder or Path("runs") / f"{name}-{preset}"
+    plan = _plan(name, preset, seeds, folder, device, resume, tensorboard, overrides)
+    prepare_sweep(Sweep(plan), resume=resume)
+    _carry_out(Sweep(plan), plan.command(), workers, tensorboard)
+
+
+@app.command()
+def sweep(
+    name: Name,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2,…", help="Run every value; more keys: every combination."),
+    ] = None,
+    preset: Preset = "quick",
+    seeds: Seeds = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the results.  [default: runs/NAME-PRESET-sweep]"),
+    ] = None,
+    device: Device = "cpu",
+    workers: Workers = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; local starts one here."),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a run that fails is tried again.")
+    ] = RETRIES,
+    resume: Resume = False,
+    tensorboard: TensorBoard = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run an experiment for every combination of settings, here or on a Ray cluster."""
+    folder = out_folder or Path("runs") / f"{name}-{preset}-sweep"
+    attempts = retries + 1
+    words = [] if retries == RETRIES else ["--retries", str(retries)]
+    execute: pool.Execute = functools.partial(pool.run_all, attempts=attempts)
+    if ray is not None:
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError('--ray needs: pip install "fastweights[ray]"')
+        if device != "cpu":
+            raise ConfigError(f"--ray computes on CPUs: --device must be cpu, got {device!r}")
+        words += ["--ray", ray]
+        execute = functools.partial(ray_pool.run_all, attempts=attempts, address=ray, folder=folder)
+    plan = _plan(name, preset, seeds, folder, device, resume, tensorboard, overrides)
+    whole = Sweep(plan, read_grid(grid or []))
+    prepare_sweep(whole, resume=resume)
+    _carry_out(whole, whole.command(), workers, tensorboard, words, execute)
+
+
+def _plan(
+    name: str,
+    preset: str,
+    seeds: int | None,
+    folder: Path,
+    device: str,
+    resume: bool,
+    tensorboard: bool,
+    overrides: list[str] | None,
+) -> Plan:
+    """What the command line asks for, checked as far as it can be without its folder."""
     experiment = find(name)
     if preset not in experiment.presets:
         raise ConfigError(f"unknown preset {preset!r}: {nearest(preset, list(experiment.presets))}")
@@ -110,51 +181,71 @@ def run(
     _check_device(device)
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError('--tensorboard needs: pip install "fastweights[tensorboard]"')
-    folder = out_folder or Path("runs") / f"{name}-{preset}"
     if seeds is None:
-        seeds = (stored_seeds(folder) if resume else None) or experiment.seeds[preset]
-    plan = Plan(experiment, preset, config, seeds, folder, device)
-    prepare(plan, resume=resume)
-    if workers is None:
-        workers = 1 if device.startswith("cuda") else max(1, torch.get_num_threads())
+        seeds = (seeds_in(folder) if resume else None) or experiment.seeds[preset]
+    return Plan(experiment, preset, config, seeds, folder, device)
+
+
+def _carry_out(
+    whole: Sweep,
+    command: str,
+    workers: int | None,
+    tensorboard: bool,
+    more: Sequence[str] = (),
+    execute: pool.Execute | None = None,
+) -> None:
+    """Do what is left to do, show what came out, and exit with 1 if a run failed."""
+    folder = whole.base.folder
+    homes = {name: Path(name) for name in whole.runs}
+    words = ["--out", str(folder), *more, "--resume"]
+    if workers is not None:
+        words += ["--workers", str(workers)]
+    elif whole.base.device.startswith("cuda"):
+        workers = 1
     try:
-        with Display(plan.units, {u.name: plan.unit_folder(u) for u in plan.units}) as display:
-            run_plan(plan, workers=workers, tensorboard=tensorboard, tick=display.tick)
+        with Display(list(whole.runs.values()), homes) as display:
+            run_units(
+                list(homes.values()),
+                folder=folder,
+                workers=workers,
+                tensorboard=tensorboard,
+                tick=display.tick,
+                execute=execute,
+            )
     except KeyboardInterrupt:
-        words = ["--out", str(folder), "--workers", str(workers), "--resume"]
-        command = f"{plan.command()} {shlex.join(words)}" + " --tensorboard" * tensorboard
+        command = f"{command} {shlex.join(words)}" + " --tensorboard" * tensorboard
         err.print(f"Stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         raise typer.Exit(130) from None
-    results = results_of(plan)
-    section = experiment.section(plan.config, results, plan.folder)
-    _show(section)
+    chapters = _chapters(whole)
+    _show(chapters[0].section)
     path = folder / "report.html"
-    write_report(path, [_chapter(plan, section, results)])
+    write_report(path, chapters)
     out.print(f"\nReport: {path}", soft_wrap=True)
-    _exit_if_failed({plan.folder: results})
+    _exit_if_failed([chapters[0].failures])
 
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of runs.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR…", help="Folders of runs and sweeps.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
     figures: Annotated[
         Path | None, typer.Option(help="Write every figure as a PNG into this folder too.")
     ] = None,
 ) -> None:
     """Make one HTML page from the folders of one or more runs."""
-    plans = [load_plan(folder) for folder in folders]
-    everything = {plan.folder: results_of(plan) for plan in plans}
-    chapters = []
-    for plan in plans:
-        results = everything[plan.folder]
-        section = plan.experiment.section(plan.config, results, plan.folder)
-        chapters.append(_chapter(plan, section, results))
+    chapters, failures = [], []
+    for whole in [load_sweep(folder) for folder in folders]:
+        found = _chapters(whole)
         if figures is not None:
-            write_figures(figures, section)
+            for chapter in found:
+                write_figures(figures / chapter.name if whole.grid else figures, chapter.section)
+        chapters += found
+        failures.append(found[0].failures)
     write_report(output, chapters)
     out.print(f"Report: {output}", soft_wrap=True)
-    _exit_if_failed(everything)
+    _exit_if_failed(failures)
 
 
 @app.command()
@@ -213,9 +304,10 @@ def bench(
         report = run_benchmark(benchmark, settings, units, done)
     section = benchmark.section(report)
     for table in section.tables:
-        out.print()
-        out.print(table.caption)
-        _show_table(table)
+        if table.rows:
+            out.print()
+            out.print(table.caption)
+            _show_table(table)
     if json_file is not None:
         out.print(f"\nMeasurements: {json_file}", soft_wrap=True)
     if figures is not None:
@@ -290,15 +382,40 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device {device!r} is not there: torch sees no CUDA device")
 
 
-def _chapter(plan: Plan, section: Section, results: list[Result]) -> Chapter:
+def _chapters(whole: Sweep) -> list[Chapter]:
+    """One for each cell; before them, if there is a grid, one for the whole."""
+    chapters = [_chapter(cell) for cell in whole.cells]
+    if not whole.grid:
+        return chapters
+    environments = [e for chapter in chapters for e in chapter.environments]
+    return [
+        Chapter(
+            name=whole.base.folder.name,
+            section=whole.section([chapter.section for chapter in chapters]),
+            command=whole.command(),
+            settings={**as_dict(whole.base.config), **whole.grid},
+            environments=[e for i, e in enumerate(environments) if e not in environments[:i]],
+            failures={
+                f"{chapter.name}/{name}": reason
+                for chapter in chapters
+                for name, reason in chapter.failures.items()
+            },
+        ),
+        *chapters,
+    ]
+
+
+def _chapter(cell: Cell) -> Chapter:
+    plan = cell.plan
+    results = results_of(plan)
     environments = []
     for unit in plan.units:
         path = plan.unit_folder(unit) / "environment.json"
         if path.exists() and (found := read_json(path)) not in environments:
             environments.append(found)
     return Chapter(
-        name=plan.folder.name or plan.experiment.name,
-        section=section,
+        name=cell.name or plan.folder.name or plan.experiment.name,
+        section=plan.experiment.section(plan.config, results, plan.folder),
         command=plan.command(),
         settings=as_dict(plan.config),
         environments=environments,
@@ -341,10 +458,11 @@ def _compact(title: str) -> RichTable:
     return RichTable(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
-def _exit_if_failed(results: Mapping[Path, list[Result]]) -> None:
-    failed = [r for folder in results.values() for r in folder if r.values is None]
-    if failed:
-        err.print(f"{len(failed)} run(s) did not finish:")
-        for result in failed:
-            err.print(f"  {result.unit.name}: {result.failure}", soft_wrap=True)
+def _exit_if_failed(failures: Sequence[Mapping[str, str]]) -> None:
+    count = sum(len(runs) for runs in failures)
+    if count:
+        err.print(f"{count} run(s) did not finish:")
+        for runs in failures:
+            for name, reason in runs.items():
+                err.print(f"  {name}: {reason}", soft_wrap=True)
         raise typer.Exit(1)

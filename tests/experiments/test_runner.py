@@ -21,18 +21,14 @@ from safetensors.torch import load_file
 
 from fastweights.experiments import runner
 from fastweights.experiments.base import Unit
+from fastweights.experiments.plan import Plan, as_text, load_plan, prepare, results_of
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
-from fastweights.experiments.runner import (
-    Plan,
-    load_plan,
-    prepare,
-    results_of,
-    run_plan,
-    stored_seeds,
-)
+from fastweights.experiments.runner import run_units
+from fastweights.experiments.sweep import load_sweep, seeds_in
 from fastweights.training.config import ConfigError, as_dict, with_overrides
 from fastweights.training.files import read_json
+from fastweights.training.pool import Tick
 
 SMALL = [
     "arms=fast-weights,lstm",
@@ -72,7 +68,7 @@ def lines_in(folder: Path) -> int:
 
 
 def wait_for_progress(folder: Path, process: subprocess.Popen[str], before: int) -> None:
-    for _ in range(6000):
+    for _ in range(30_000):
         assert process.poll() is None, process.communicate()
         if lines_in(folder) > before:
             return
@@ -215,9 +211,14 @@ def plan_in(folder: Path, *more: str, seeds: int = 1) -> Plan:
     return Plan(Retrieval(), "quick", config, seeds, folder)
 
 
+def run_plan(plan: Plan, tensorboard: bool = False, tick: Tick = lambda _: None) -> None:
+    homes = [plan.unit_folder(unit) for unit in plan.units]
+    run_units(homes, folder=plan.folder, workers=1, tensorboard=tensorboard, tick=tick)
+
+
 def do(plan: Plan, *, resume: bool = False, tensorboard: bool = False) -> None:
     prepare(plan, resume=resume)
-    run_plan(plan, workers=1, tensorboard=tensorboard, tick=lambda _: None)
+    run_plan(plan, tensorboard)
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -230,7 +231,7 @@ def test_more_seeds_are_added_and_none_is_run_again(tmp_path: Path) -> None:
     before = written(tmp_path)
     assert len(results_of(load_plan(tmp_path))) == 2
     do(plan_in(tmp_path, seeds=2), resume=True)
-    assert stored_seeds(tmp_path) == 2
+    assert seeds_in(tmp_path) == 2
     results = results_of(load_plan(tmp_path))
     assert [r.unit.seed for r in results] == [0, 0, 1, 1]
     assert all(r.values for r in results)
@@ -363,11 +364,11 @@ def test_two_processes_never_run_one_folder(tmp_path: Path) -> None:
 
     def tick(_: object) -> None:
         with pytest.raises(ConfigError, match="is in use"):
-            run_plan(plan, workers=1, tensorboard=False, tick=lambda _: None)
+            run_plan(plan)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, workers=1, tensorboard=False, tick=tick)
+        run_plan(plan, tick=tick)
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -443,7 +444,7 @@ def test_a_plan_without_distinct_runs_is_refused(
 )
 def test_a_damaged_description_is_one_clear_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "experiment.json").write_text(content)
-    for call in (load_plan, stored_seeds, lambda f: prepare(plan_in(f), resume=True)):
+    for call in (load_plan, load_sweep, seeds_in, lambda f: prepare(plan_in(f), resume=True)):
         with pytest.raises(ConfigError, match=r"experiment\.json|unknown experiment 'x'"):
             call(tmp_path)
 
@@ -473,4 +474,4 @@ def test_text_that_looks_like_json_stays_text(text: str) -> None:
     class Config:
         name: str = "-"
 
-    assert with_overrides(Config(), [f"name={runner._shown(text)}"]).name == text
+    assert with_overrides(Config(), [f"name={as_text(text)}"]).name == text

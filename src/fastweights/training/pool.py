@@ -10,13 +10,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from typing import Protocol
 
 import torch
 
-__all__ = ["Tries", "Work", "run_all"]
+__all__ = ["DIED", "Execute", "Tick", "Tries", "Work", "run_all"]
 
 Work = Callable[[str], None]
+Tick = Callable[[Sequence[str]], None]
 DIED = "its worker died (killed, or out of memory)"
+
+
+class Execute(Protocol):
+    """What :func:`run_all` does, here or on other machines."""
+
+    def __call__(
+        self, work: Work, names: Sequence[str], *, workers: int | None, tick: Tick
+    ) -> dict[str, str]: ...
 
 
 class Tries:
@@ -45,8 +55,8 @@ def run_all(
     work: Work,
     names: Sequence[str],
     *,
-    workers: int,
-    tick: Callable[[Sequence[str]], None],
+    workers: int | None,
+    tick: Tick,
     attempts: int = 3,
     seconds_per_tick: float = 0.5,
 ) -> dict[str, str]:
@@ -58,7 +68,7 @@ def run_all(
     Args:
         work: can be pickled; does one run. What it raises is that run's failure.
         names: the runs.
-        workers: processes, at least 1.
+        workers: processes, at least 1; as many as torch has threads if it is None.
         tick: called about twice a second with the names that are running.
         attempts: how often a run is tried before it counts as failed: it may raise, or take its
             worker down by a crash or a kill. It is tried again after the others.
@@ -71,6 +81,7 @@ def run_all(
         KeyboardInterrupt: after the workers have been stopped.
     """
     tries = Tries(names, attempts)
+    workers = workers or max(1, torch.get_num_threads())
     with _team(work, min(workers, len(names))) as team:
         while True:
             for worker in team:

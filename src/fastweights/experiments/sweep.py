@@ -1,0 +1,205 @@
+"""A grid of settings: one run for each combination, in a folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastweights.experiments.base import Unit
+from fastweights.experiments.plan import (
+    RUN,
+    Plan,
+    as_text,
+    check,
+    describe,
+    load_plan,
+    prepare,
+    read_plan,
+    settle,
+)
+from fastweights.report.section import Section, Table
+from fastweights.training.config import ConfigError, with_overrides
+from fastweights.training.files import read_json
+
+__all__ = ["Cell", "Sweep", "load_sweep", "prepare_sweep", "read_grid", "seeds_in"]
+
+SWEEP = "sweep.json"  # what a folder holds a sweep of
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One combination of settings.
+
+    Attributes:
+        name: of its folder, e.g. "decay=0.9,hidden_sizes=20"; empty if there is no grid.
+        values: of the grid's keys, as text.
+        plan: its run.
+    """
+
+    name: str
+    values: Sequence[str]
+    plan: Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """One run for each cell of a grid.
+
+    Attributes:
+        base: what the cells share; their folders are in its folder.
+        grid: values by key. Without any, the sweep is the run ``base`` itself.
+    """
+
+    base: Plan
+    grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def cells(self) -> Sequence[Cell]:
+        """Every combination, the last key changing fastest.
+
+        Raises:
+            ConfigError: a key that nobody knows, an impossible value, or a cell that comes twice.
+        """
+        cells = []
+        for values in itertools.product(*self.grid.values()):
+            texts = [as_text(value) for value in values]
+            pairs = list(zip(self.grid, texts, strict=True))
+            name = ",".join(f"{key}={_in_a_name(text)}" for key, text in pairs)
+            config = with_overrides(self.base.config, [f"{key}={text}" for key, text in pairs])
+            plan = dataclasses.replace(self.base, config=config, folder=self.base.folder / name)
+            cells.append(Cell(name, texts, plan))
+        counts = Counter(cell.name for cell in cells)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ConfigError(f"--grid asks twice for the same run: {'; '.join(twice)}")
+        return cells
+
+    @functools.cached_property
+    def runs(self) -> Mapping[str, Unit]:
+        """Every unit of every cell by its folder, an absolute path, with the cell in its label."""
+        return {
+            home: dataclasses.replace(
+                unit, name=home, label=f"{cell.name}: {unit.label}" if cell.name else unit.label
+            )
+            for cell in self.cells
+            for unit in cell.plan.units
+            for home in [str(cell.plan.unit_folder(unit).absolute())]
+        }
+
+    def command(self) -> str:
+        """The command that redoes it from scratch, as a shell takes it."""
+        words = []
+        for key, values in self.grid.items():
+            words += ["--grid", f"{key}={_as_list(values)}"]
+        return " ".join([self.base.command("sweep"), *([shlex.join(words)] if words else [])])
+
+    def section(self, sections: Sequence[Section]) -> Section:
+        """The first tables of the cells' sections, joined where they have the same columns."""
+        first = [
+            (cell, section.tables[0])
+            for cell, section in zip(self.cells, sections, strict=True)
+            if section.tables
+        ]
+        tables = []
+        for columns, group in itertools.groupby(first, lambda pair: tuple(pair[1].columns)):
+            pairs = list(group)
+            rows = [[*cell.values, *row] for cell, table in pairs for row in table.rows]
+            tables.append(Table(pairs[0][1].caption, [*self.grid, *columns], rows))
+        every = "; ".join(
+            f"{key} = {', '.join(as_text(value) for value in values)}"
+            for key, values in self.grid.items()
+        )
+        return Section(
+            title=f"{self.base.experiment.title}: sweep",
+            intro=f"Every combination of {every}: {len(self.runs)} runs. Each combination has a "
+            "section below.",
+            claims=[],
+            tables=tables,
+            pictures=[],
+        )
+
+
+def _as_list(values: Sequence[Any]) -> str:
+    """Values as :func:`read_grid` reads them."""
+    return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))[1:-1]
+
+
+def _in_a_name(text: str) -> str:
+    """A value as a folder's name may hold it: ``[20, 50]`` is ``20-50``."""
+    return re.sub(r"[^\w.+-]+", "-", text.strip('[]"'))
+
+
+def read_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """A grid from ``key=v1,v2`` strings.
+
+    Values are read as JSON where all of them are (so that a list among them keeps its commas),
+    otherwise as text.
+
+    Raises:
+        ConfigError: a string without a key or without values, or a key that comes twice.
+
+    Example:
+        >>> read_grid(["decay=0.9,0.99", "arms=lstm,gru", "hidden_sizes=[20,50],[100]"])
+        {'decay': [0.9, 0.99], 'arms': ['lstm', 'gru'], 'hidden_sizes': [[20, 50], [100]]}
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        key = key.strip()
+        if not key or not values.strip():
+            raise ConfigError(f"--grid takes key=value,value,… got {text!r}")
+        if key in grid:
+            raise ConfigError(f"--grid has {key!r} twice; give all its values at once")
+        try:
+            grid[key] = json.loads(f"[{values}]")
+        except ValueError:
+            grid[key] = [value.strip() for value in values.split(",")]
+    return grid
+
+
+def prepare_sweep(sweep: Sweep, *, resume: bool) -> None:
+    """Check every cell and the folders, and write down what they are, before any work starts.
+
+    Raises:
+        ConfigError: see :func:`~fastweights.experiments.plan.prepare`; nothing has been written
+            if a cell is impossible.
+    """
+    for cell in sweep.cells:
+        check(cell.plan)
+    if sweep.grid:
+        now = {**describe(sweep.base), "grid": sweep.grid}
+        settle(sweep.base.folder / SWEEP, now, resume=resume)
+    for cell in sweep.cells:
+        prepare(cell.plan, resume=resume)
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """The sweep, or the run, that a folder was started with.
+
+    Raises:
+        ConfigError: the folder holds neither, or none that this version can read.
+    """
+    path = folder / SWEEP
+    if not path.exists():
+        return Sweep(load_plan(folder))
+    base, grid = read_plan(path), read_json(path).get("grid")
+    if not isinstance(grid, dict) or not all(isinstance(v, list) for v in grid.values()):
+        raise ConfigError(f"{path} does not describe a sweep: its grid is {grid!r}")
+    return Sweep(base, grid)
+
+
+def seeds_in(folder: Path) -> int | None:
+    """How many seeds the sweep or run in a folder has; None if the folder holds neither.
+
+    Raises:
+        ConfigError: the folder's description is damaged.
+    """
+    holds = any((folder / name).exists() for name in (SWEEP, RUN))
+    return load_sweep(folder).base.seeds if holds else None
