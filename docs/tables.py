@@ -2,18 +2,24 @@
 
 A table stands below a marker: `<!-- results/NAME -->` for the first table of that run's section,
 `<!-- results/NAME table 2 -->` for another (counted from 0), `<!-- results/NAME claims -->` for
-its rows of the ledger. A test fails where a document says something else than the results.
+its rows of the ledger; NAME is a folder of runs, a file that an example wrote, or one of
+`fastweights bench`, whose figures are drawn anew too. A test fails where a document says something
+else than the results.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastweights.bench.registry import find as find_benchmark
 from fastweights.experiments.plan import load_plan, results_of
+from fastweights.report.html import write_figures
 from fastweights.report.section import Section
+from fastweights.training.files import read_json
 
 ROOT = Path(__file__).parent.parent
 MARKER = re.compile(r"<!-- results/(\S+)(?: (claims|table (\d+)))? -->\n+(?:\|.*\n)*\n*")
@@ -47,11 +53,26 @@ def _table(marker: re.Match[str]) -> str:
 
 @functools.cache
 def _section(name: str) -> Section:
-    plan = load_plan(ROOT / "results" / name)
+    path = ROOT / "results" / name
+    if path.suffix == ".json":
+        report = read_json(path)
+        if "benchmark" not in report:
+            return _example(path)
+        return find_benchmark(report["benchmark"]).section(report)
+    plan = load_plan(path)
     return plan.experiment.section(plan.config, results_of(plan), plan.folder)
+
+
+def _example(path: Path) -> Section:
+    """The results of an example, with the table that its report makes of them."""
+    report = ROOT / "examples" / f"{path.stem.replace('-', '_')}_report.py"
+    table = runpy.run_path(str(report))["table"](read_json(path))
+    return Section(path.stem, "", (), [table], ())
 
 
 if __name__ == "__main__":
     for path in documents():
         text = path.read_text(encoding="utf-8")
         path.write_text(fill(text), encoding="utf-8")
+    for path in sorted((ROOT / "results").glob("bench-*.json")):
+        write_figures(ROOT / "docs" / "images", _section(path.name))

@@ -22,10 +22,16 @@ def test_every_result_is_shown_somewhere() -> None:
     for folder in (ROOT / "results").iterdir():
         if (folder / "experiment.json").exists():
             assert f"<!-- results/{folder.name}" in shown, folder.name
+    for example in (ROOT / "examples").glob("*_report.py"):
+        name = example.stem.removesuffix("_report").replace("_", "-")
+        assert f"<!-- results/{name}.json -->" in shown, name
+    for file in (ROOT / "results").glob("bench-*.json"):
+        assert f"<!-- results/{file.name}" in shown, file.name
 
 
-def test_a_changed_number_is_found_and_put_right() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/mnist-deblurring.md"])
+def test_a_changed_number_is_found_and_put_right(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     marker = TABLES["MARKER"].search(text)
     assert marker is not None
     row = marker[0].splitlines()[-1]

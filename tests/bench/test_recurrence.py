@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,8 +123,7 @@ def test_a_slow_peer_is_skipped_and_says_so() -> None:
 
 
 def test_a_peer_that_keeps_too_much_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.sysconf
-    monkeypatch.setattr(os, "sysconf", lambda name: 1 if "PHYS" in name else real(name))
+    monkeypatch.setattr(recurrence, "_memory", lambda device: 1e3)
     peers = measure(Case(2, 40, 3), 1, Settings(rounds=3, peers=("eager-matrix",)))
     assert peers["training"]["peers"]["eager-matrix"]["skipped"].startswith("keeps at least")
     assert "milliseconds" in peers["forward"]["peers"]["eager-matrix"]  # which keeps nothing
@@ -161,7 +159,7 @@ def test_samples_are_worked_out_in_slices_without_a_trace(
     case = Case(5, 6, 4)
     whole = recurrence._problem(case, "cpu").expected
     recurrence._problem.cache_clear()
-    monkeypatch.setattr(recurrence, "_BYTES", 1.0)
+    monkeypatch.setattr(recurrence, "_memory", lambda device: 1.0)
     sliced = recurrence._problem(case, "cpu").expected
     assert len(whole) == 1 + 5
     for one, other in zip(whole, sliced, strict=True):

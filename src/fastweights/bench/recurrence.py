@@ -27,7 +27,6 @@ __all__ = ["Recurrence"]
 # tensor: ten times what single precision was seen to cost in these cases.
 TOLERANCE = 5e-5
 _SHORT = 32  # steps of the first trial of a peer that may be slow
-_BYTES = 5e8  # that the reference may remember at once
 
 Result = tuple[Tensor, ...]
 
@@ -157,7 +156,7 @@ def _problem(case: Case, device: str) -> Problem:
 def _slices(case: Case, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """A few samples at a time, because the reference keeps every vector it ever read."""
     per_sample = 24 * case.width * case.length * min(case.length, 2 * case.width)
-    samples = max(1, int(_BYTES / per_sample))
+    samples = max(1, int(0.25 * _memory(tensors[0].device) / per_sample))
     return zip(*(tensor.split(samples, 1) for tensor in tensors), strict=True)
 
 
@@ -205,9 +204,7 @@ def _too_much(
     peer = PEERS[name]
     if peer.longest is not None:
         return None if case.length <= peer.longest else f"unrolls {case.length} steps"
-    memory = 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if settings.device != "cpu":
-        memory = 0.25 * torch.cuda.mem_get_info(settings.device)[1]
+    memory = _memory(torch.device(settings.device))
     length = _SHORT
     while length < case.length:
         x = torch.zeros(length, case.batch, INPUTS, device=settings.device)
@@ -221,6 +218,13 @@ def _too_much(
             return f"takes at least {seconds:.2g} s"
         length *= 2
     return None
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes that a network may keep: a quarter of what there is."""
+    if device.type == "cpu":
+        return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0.25 * torch.cuda.mem_get_info(device)[1]
 
 
 def _kept_bytes(net: Any, x: Tensor) -> int:

@@ -30,21 +30,18 @@ _DASH = "–"
 
 
 def recurrence_section(report: dict[str, Any]) -> Section:
-    """Tables: goals, training and forward for each number of threads, memory, first calls."""
+    """Tables: goals, training, forward, memory, first calls, and what was skipped."""
     device = report["settings"]["device"]
     timed = [row for row in report["rows"] if "threads" in row and "disagrees" not in row]
     fresh = [row for row in report["rows"] if "fresh" in row]
     threads = sorted({row["threads"] for row in timed})
-    tables = [goals_table(recurrence_goals(timed, fresh, device))]
-    tables += [
-        _times_table([row for row in timed if row["threads"] == count], mode, count)
-        for mode in MODES
-        for count in threads
+    tables = [
+        goals_table(recurrence_goals(timed, fresh, device)),
+        *(_times_table(timed, mode) for mode in MODES),
+        _memory_table(timed, fresh),
+        _fresh_table(fresh),
+        _skipped_table(timed),
     ]
-    tables += [_memory_table(timed, fresh)] if timed else []
-    tables += [_fresh_table(fresh)] if fresh else []
-    skipped = _skipped_table(timed)
-    tables += [skipped] if skipped.rows else []
     return Section(
         title="The fast-weights recurrence beside its peers",
         intro="",
@@ -56,7 +53,7 @@ def recurrence_section(report: dict[str, Any]) -> Section:
     )
 
 
-def _times_table(rows: Sequence[Row], mode: str, threads: int) -> Table:
+def _times_table(rows: Sequence[Row], mode: str) -> Table:
     peers = [name for name in PEERS if any(name in row[mode]["peers"] for row in rows)]
     lines = []
     for row in rows:
@@ -65,6 +62,7 @@ def _times_table(rows: Sequence[Row], mode: str, threads: int) -> Table:
         lines.append(
             [
                 row["case"],
+                str(row["threads"]),
                 f"{_milliseconds(times['median'])} "
                 f"({_milliseconds(times['low'])} to {_milliseconds(times['high'])})",
                 *(_ratio_text(row, mode, peer) for peer in peers),
@@ -75,12 +73,13 @@ def _times_table(rows: Sequence[Row], mode: str, threads: int) -> Table:
     what = "a forward and a backward pass" if mode == "training" else "a forward pass alone"
     return Table(
         caption=(
-            f"{mode.capitalize()}, {threads_text(threads)}: milliseconds of {what} of our layer, "
+            f"{mode.capitalize()}: milliseconds of {what} of our layer, "
             "median and quartiles; how many times as long each peer takes; GFLOP/s of our layer, "
             "and of torch.mm with as much arithmetic."
         ),
         columns=(
             "case",
+            "threads",
             "ms",
             *(PEERS[peer].label for peer in peers),
             "GFLOP/s",
