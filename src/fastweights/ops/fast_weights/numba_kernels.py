@@ -1,6 +1,8 @@
 """The attention form in Numba: forward, and the backward pass derived in README.md.
 
 A block of samples is worked on at a time; :mod:`.numba_steps` names the rows of its arrays.
+
+Numba's cache looks at this file alone: after a change to what it imports, touch it.
 """
 
 from __future__ import annotations

@@ -102,23 +102,45 @@ def add_products(
     size = padded(width)
     step = stride * lanes
     for i in range(0, size, ROWS):
-        for j in range(i, size):
+        for j in range(i, size, 2):
+            next_to = at + ROWS * lanes
             a0, a1 = fade * load(matrix, at), fade * load(matrix, at + lanes)
             a2, a3 = fade * load(matrix, at + 2 * lanes), fade * load(matrix, at + 3 * lanes)
             a4, a5 = fade * load(matrix, at + 4 * lanes), fade * load(matrix, at + 5 * lanes)
             a6, a7 = fade * load(matrix, at + 6 * lanes), fade * load(matrix, at + 7 * lanes)
+            b0, b1 = fade * load(matrix, next_to), fade * load(matrix, next_to + lanes)
+            b2, b3 = (
+                fade * load(matrix, next_to + 2 * lanes),
+                fade * load(matrix, next_to + 3 * lanes),
+            )
+            b4, b5 = (
+                fade * load(matrix, next_to + 4 * lanes),
+                fade * load(matrix, next_to + 5 * lanes),
+            )
+            b6, b7 = (
+                fade * load(matrix, next_to + 6 * lanes),
+                fade * load(matrix, next_to + 7 * lanes),
+            )
             x = i * step
             y = j * step
             for _ in range(count):
-                v = load(right, y)
-                a0 = fma(load(left, x), v, a0)
-                a1 = fma(load(left, x + step), v, a1)
-                a2 = fma(load(left, x + 2 * step), v, a2)
-                a3 = fma(load(left, x + 3 * step), v, a3)
-                a4 = fma(load(left, x + 4 * step), v, a4)
-                a5 = fma(load(left, x + 5 * step), v, a5)
-                a6 = fma(load(left, x + 6 * step), v, a6)
-                a7 = fma(load(left, x + 7 * step), v, a7)
+                v, w = load(right, y), load(right, y + step)
+                u = load(left, x)
+                a0, b0 = fma(u, v, a0), fma(u, w, b0)
+                u = load(left, x + step)
+                a1, b1 = fma(u, v, a1), fma(u, w, b1)
+                u = load(left, x + 2 * step)
+                a2, b2 = fma(u, v, a2), fma(u, w, b2)
+                u = load(left, x + 3 * step)
+                a3, b3 = fma(u, v, a3), fma(u, w, b3)
+                u = load(left, x + 4 * step)
+                a4, b4 = fma(u, v, a4), fma(u, w, b4)
+                u = load(left, x + 5 * step)
+                a5, b5 = fma(u, v, a5), fma(u, w, b5)
+                u = load(left, x + 6 * step)
+                a6, b6 = fma(u, v, a6), fma(u, w, b6)
+                u = load(left, x + 7 * step)
+                a7, b7 = fma(u, v, a7), fma(u, w, b7)
                 x += lanes
                 y += lanes
             store(matrix, at, a0)
@@ -129,7 +151,15 @@ def add_products(
             store(matrix, at + 5 * lanes, a5)
             store(matrix, at + 6 * lanes, a6)
             store(matrix, at + 7 * lanes, a7)
-            at += ROWS * lanes
+            store(matrix, next_to, b0)
+            store(matrix, next_to + lanes, b1)
+            store(matrix, next_to + 2 * lanes, b2)
+            store(matrix, next_to + 3 * lanes, b3)
+            store(matrix, next_to + 4 * lanes, b4)
+            store(matrix, next_to + 5 * lanes, b5)
+            store(matrix, next_to + 6 * lanes, b6)
+            store(matrix, next_to + 7 * lanes, b7)
+            at = next_to + ROWS * lanes
 
 
 @jit
