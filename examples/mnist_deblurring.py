@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mnist_deblurring_report import figure, tables
+from mnist_deblurring_report import figure, table
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -207,6 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="the images and seeds that the settings were chosen on",
     )
     options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
 
     torch.set_num_threads(1)  # for networks of this size more are no quicker
     data = load_mnist(options.data, download=options.download)
@@ -226,11 +228,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results["networks"].append(study.run(lambda: progress.advance(task)))
             write_json(options.out / "mnist-deblurring.json", results)
     figure(results).savefig(options.out / "mnist-deblurring.png", dpi=150)
-    for table in tables(results):
-        shown = Table(*table.columns, title=table.caption)
-        for row in table.rows:
-            shown.add_row(*row)
-        Console().print(shown)
+    found = table(results)
+    shown = Table(*found.columns, title=found.caption)
+    for row in found.rows:
+        shown.add_row(*row)
+    Console().print(shown)
     print(f"Written to {options.out}: mnist-deblurring.json and .png")
 
 

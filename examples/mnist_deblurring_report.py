@@ -1,4 +1,4 @@
-"""The tables and the figure of mnist_deblurring.py, from the results it wrote."""
+"""The table and the figure of mnist_deblurring.py, from the results it wrote."""
 
 from __future__ import annotations
 
@@ -19,50 +19,39 @@ Results = Mapping[str, Any]
 ARMS = {
     "fast weights": "rehearsed in the fast weights",
     "same updates": "the same updates, in the weights",
-    "fine-tuning": "fine-tuning, gentle",
+    "fine-tuning": "gentle fine-tuning",
     "replay": "plain replay",
     "stranger": "fast weights, old digits never learned",
 }
 OLD, NEW, STRANGER = (colour for colour, _ in ARM_STYLES[:3])
 SHOWN = 300  # updates of decay in the figure
+LATER = (25, 1000)  # and in the table
 
 
-def tables(results: Results) -> list[Table]:
+def table(results: Results) -> Table:
     """Accuracies in per cent with 95 % intervals over the networks."""
-    return [
-        Table(
-            "All ten digits compete",
-            ["kept", "what was done", "old", "new", "old, later", "new, later"],
-            _rows(results, "old", "new", list(ARMS)),
-        ),
-        Table(
-            "Only the five digits of the same half compete",
-            ["kept", "what was done", "old", "new", "old, later", "new, later"],
-            _rows(results, "old within", "new within", ["fast weights", "same updates", "replay"]),
-        ),
+    networks, decay = results["networks"], results["decay"]
+    rows = [
+        _row("", "old digits learned", [network["before"] for network in networks]),
+        _row("", "then the new ones", [network["forgotten"] for network in networks]),
     ]
-
-
-def _rows(results: Results, old: str, new: str, arms: list[str]) -> list[list[str]]:
-    networks = results["networks"]
-
-    def cells(*accuracies: list[float]) -> list[str]:
-        return [mean_interval(values).text(1, 100) for values in accuracies]
-
-    rows = []
-    for moment, label in (("before", "old digits learned"), ("forgotten", "then the new ones")):
-        now = [[network[moment][digits] for network in networks] for digits in (old, new)]
-        rows.append(["", label, *cells(*now), "", ""])
     for share in networks[0]["shares"]:
-        for arm in arms:
-            runs = [network["shares"][share][arm] for network in networks]
-            row = cells(*([run["after"][digits] for run in runs] for digits in (old, new)))
-            if "decay" in runs[0]:
-                row += cells(*([run["decay"][digits][-1] for run in runs] for digits in (old, new)))
-            else:
-                row += ["as before"] * 2
-            rows.append([share, ARMS[arm], *row])
-    return rows
+        runs = [network["shares"][share] for network in networks]
+        for arm, label in ARMS.items():
+            rows.append(_row(share, label, [run[arm]["after"] for run in runs]))
+            for wait in LATER if arm == "fast weights" else ():
+                courses = [run[arm]["decay"] for run in runs]
+                moment = decay.index(wait)
+                then = [{name: c[moment] for name, c in course.items()} for course in courses]
+                rows.append(_row(share, f"… {wait:,} updates of decay later", then))
+    columns = ["kept", "what was done", "old", "new", "old, of its five", "new, of its five"]
+    return Table("Test accuracy in per cent", columns, rows)
+
+
+def _row(kept: str, label: str, accuracies: list[dict[str, float]]) -> list[str]:
+    digits = ("old", "new", "old within", "new within")
+    cells = [mean_interval([found[name] for found in accuracies]) for name in digits]
+    return [kept, label, *(cell.text(1, 100) for cell in cells)]
 
 
 def figure(results: Results) -> Figure:
@@ -73,7 +62,7 @@ def figure(results: Results) -> Figure:
     for axes, share in zip(panels, shares, strict=True):
         runs = [network["shares"][share] for network in results["networks"]]
         _panel(axes, [time for time in results["decay"] if time <= SHOWN], runs)
-        axes.set_title(f"{share} of the old images kept ({runs[0]['images']})")
+        axes.set_title(f"{share} of the old images kept: {runs[0]['images']:,}")
     panels[0].set_ylabel(f"accuracy on {results['judged on']} images, %")
     handles, labels = panels[0].get_legend_handles_labels()
     picture.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
@@ -92,9 +81,9 @@ def _panel(axes: Axes, decay: list[int], runs: list[dict[str, Any]]) -> None:
     line("fast weights", "new", NEW, "-", "new, fast weights")
     line("same updates", "old", OLD, "--", "old, same updates in the weights")
     line("same updates", "new", NEW, "--", "new, same updates in the weights")
-    for digits, colour in (("old", OLD), ("new", NEW)):
+    for digits, colour, place in (("old", OLD, SHOWN + 14), ("new", NEW, SHOWN + 30)):
         mean = 100 * np.mean([run["replay"]["after"][digits] for run in runs])
-        axes.plot(SHOWN + 20, mean, "D", color=colour, label=f"{digits}, plain replay")
+        axes.plot(place, mean, "D", color=colour, label=f"{digits}, plain replay")
     line("stranger", "old", STRANGER, ":", "old, fast weights, never learned")
     axes.axvspan(x[0], 0, color="0.92", linewidth=0)
     axes.set(xlabel="updates of decay after rehearsal (grey)", ylim=(-2, 102))

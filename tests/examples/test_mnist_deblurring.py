@@ -96,7 +96,7 @@ def test_the_command_writes_results_and_a_picture(
     assert results["settings"] == dataclasses.asdict(settings)
     assert results["judged on"] == "test"
     assert (tmp_path / "mnist-deblurring.png").stat().st_size > 10_000
-    before = example.tables(results)[0].rows[0][2].split()[0]
+    before = example.table(results).rows[0][2].split()[0]
     accuracies = [network["before"]["old"] for network in results["networks"]]
     assert float(before) == pytest.approx(50 * sum(accuracies), abs=0.051)
     assert before in capsys.readouterr().out
