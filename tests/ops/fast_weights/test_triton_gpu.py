@@ -79,6 +79,19 @@ def test_memory_that_was_never_written_is_never_read(kind, device):
         assert_close(tensor.cpu(), expected[name], name)
 
 
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+def test_a_sequence_in_two_parts_gives_the_same_bits(device):
+    """h(t) is used as it is stored, rounded to bfloat16."""
+    given = problem(6, 1, 16, carried=1).to(torch.bfloat16, device)
+    with torch.no_grad():
+        whole, after, _ = run(given, **TRITON)
+        first, between, _ = run(dataclasses.replace(given, drive=given.drive[:3]), **TRITON)
+        rest = dataclasses.replace(given, drive=given.drive[3:], state=between)
+        second, end, _ = run(rest, **TRITON)
+    assert torch.equal(torch.cat([first, second]), whole)
+    assert torch.equal(end.history, after.history)
+
+
 @needs_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", [32, 64, 100, 128, 200, 256])
