@@ -19,7 +19,8 @@ weights decay in every step.
 Is a procedure that calls itself ambiguous? It is if the cue for its return is the procedure alone;
 that is a control. A fresh context makes every call another.
 
-A run is right if everything is done and written as the same program in Python does it, to the end.
+Calls and returns come when the same program in Python has them. A run is right if at every step the
+network says and writes what that program does, to the end.
 
 Controls: no fast weights; the callers stored in slow weights at a small rate; the same cue for
 every call; exact copies on a stack, which is the upper bound for these slow weights; and fast

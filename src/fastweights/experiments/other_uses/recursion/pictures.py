@@ -75,8 +75,9 @@ def trace_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture
         "fast weights the units show the right pattern at every step; without them they show "
         "nothing of it after a return.",
         caption=f"One run with {config.depth} callers, step by step. Shaded: after a return. The "
-        "letter is the local variable, drawn at random at every level. Without fast weights only "
-        "what does not depend on the caller comes right.",
+        "letter is the local variable, drawn at random at every level. Calls and returns come when "
+        "the program has them; without fast weights only what does not depend on the caller comes "
+        "right.",
     )
 
 
@@ -92,7 +93,9 @@ def unwinding_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Pic
             x = np.arange(1, wrong.shape[1] + 1)
             draw_curve(axes, x, wrong, colour, style, f"{depths[i]} callers{words}", marker)
     draw_level(axes, 50, "chance")
-    axes.set(xlabel="returns, from the deepest caller up", ylabel="program units wrong (%)")
+    axes.set(
+        xlabel="first return to each caller, from the deepest up", ylabel="program units wrong (%)"
+    )
     axes.set_ylim(-1, 53)
     figure.legend(loc="outside right upper", frameon=False)
     return Picture(
