@@ -44,7 +44,7 @@ NUMBA = {
 }
 NUMBA_CHUNKED = {
     **COMMON,
-    "length": [1, 2, 11, 15, 16, 17, 200],  # the smallest chunk that "auto" takes has 16
+    "length": [1, 2, 11, 31, 32, 33, 200],  # chunks have 32 steps unless asked
     "width": [3, 8, 13],  # strips of eight rows
     "chunk_size": [None, 1, 4, 300],
     "decay": [name for name in RECURRENT if name in STATIONARY],

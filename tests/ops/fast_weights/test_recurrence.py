@@ -30,19 +30,21 @@ def _memory_kept(p, **how):
 
 
 def test_auto_goes_by_length_width_and_decay():
-    assert _memory_kept(problem(20, 1, 5)) == "history"
-    assert _memory_kept(problem(21, 1, 5)) == "matrix"  # more than four times the width
-    assert _memory_kept(problem(18, 1, 5, carried=3)) == "matrix"
-    assert _memory_kept(problem(50, 1, 5, decay="power-law")) == "history"
-    assert _memory_kept(problem(50, 1, 5, decay="step-indexed")) == "matrix"
-    assert _memory_kept(problem(50, 1, 5), form="attention") == "history"
+    assert _memory_kept(problem(105, 1, 5)) == "history"
+    assert _memory_kept(problem(106, 1, 5)) == "matrix"  # a hundred more than the width
+    assert _memory_kept(problem(3, 1, 5, carried=20)) == "history"
+    assert _memory_kept(problem(3, 1, 5, carried=21)) == "matrix"  # four times the width
+    assert _memory_kept(problem(150, 1, 5, decay="power-law")) == "history"
+    assert _memory_kept(problem(150, 1, 5, decay="step-indexed")) == "matrix"
+    assert _memory_kept(problem(150, 1, 5), form="attention") == "history"
     assert _memory_kept(problem(3, 1, 5), form="matrix") == "matrix"
     matrix = _call(problem(3, 1, 5), form="matrix")[1]
     assert _memory_kept(dataclasses.replace(problem(3, 1, 5), state=matrix)) == "matrix"
 
 
-def test_asking_for_the_kernel_is_asking_for_the_form_it_has():
-    assert _memory_kept(problem(50, 1, 5), backend="numba") == "history"
+def test_the_kernels_choose_as_auto_does():
+    assert _memory_kept(problem(105, 1, 5), backend="numba") == "history"
+    assert _memory_kept(problem(106, 1, 5), backend="numba") == "matrix"
 
 
 @pytest.mark.parametrize("form", ["matrix", "chunked"])
@@ -109,7 +111,7 @@ def test_without_writes_all_forms_are_one(form, memory):
 
 @examples(st.integers(1, 4096))
 def test_chunks_of_sensible_size(width):
-    assert 16 <= chunk_size_for(width) <= 128
+    assert 32 <= chunk_size_for(width) <= 128
     assert chunk_size_for(width) <= chunk_size_for(width + 1)
 
 

@@ -1,0 +1,252 @@
+"""What the chunked kernel promises beyond the right numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastweights.decay import StepIndexed
+from fastweights.ops.fast_weights import numba_chunked
+from fastweights.ops.simd import lanes_of
+from tests.problems import matrix_of, problem, run, solve
+from tests.tolerances import assert_close
+
+CHUNKED = {"form": "chunked", "backend": "numba", "chunk_size": 3}
+DTYPES = [torch.float32, torch.float64]
+KINDS = [
+    {},
+    {"norm_preliminary": True, "inner_steps": 2},
+    {"layer_norm": False, "write": "after_read", "query": "previous"},
+    {"detach_writes": True, "decay": "learned-exponential"},
+]
+
+
+def _from_matrix(given):
+    """The same start with its memory as a matrix, a leaf like the rest."""
+    matrix = matrix_of(given.state, given).detach().requires_grad_()
+    return dataclasses.replace(given, state=given.state._replace(history=None, matrix=matrix))
+
+
+def _values(given):
+    """All that a call gives, without and with a graph, and the gradients of its inputs."""
+    with torch.no_grad():
+        plain = run(given, **CHUNKED)[0]
+    results = solve(given, **CHUNKED)
+    assert torch.equal(plain, results["output"])
+    return results
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
+    """Also for batches that do not fill the lanes of a vector, and with samples that end."""
+    lanes = lanes_of(dtype.itemsize)
+    batch = 2 * lanes + 3
+    lengths = [8 - i % 5 for i in range(batch)]
+    full = _from_matrix(problem(8, batch, 5, carried=2, lengths=lengths, **kind).to(dtype))
+    cotangents = [torch.randn(batch, 8, 5), torch.randn(batch, 5, 5)]
+
+    def everything(given, samples):
+        output, after, _ = run(given, **CHUNKED)
+        loss = (cotangents[0][samples].to(dtype) * output.transpose(0, 1)).sum()
+        loss = loss + (cotangents[1][samples].to(dtype) * after.matrix).sum()
+        inputs = [given.drive, given.state.hidden, given.state.matrix]
+        drive, hidden, matrix = torch.autograd.grad(loss, inputs)
+        return output.transpose(0, 1), after.matrix, drive.transpose(0, 1), hidden, matrix
+
+    expected = everything(full, slice(None))
+    for first, last in [(0, 1), (3, 4), (0, lanes - 1), (1, lanes + 1), (2, 2 * lanes + 2)]:
+        samples = slice(first, last)
+        state = full.state
+        part = dataclasses.replace(
+            full,
+            drive=full.drive[:, samples].detach().requires_grad_(),
+            state=state._replace(
+                hidden=state.hidden[samples].detach().requires_grad_(),
+                steps=state.steps[samples],
+                matrix=state.matrix[samples].detach().requires_grad_(),
+            ),
+            lengths=full.lengths[samples],
+        )
+        for alone, whole in zip(everything(part, samples), expected, strict=True):
+            assert torch.equal(alone, whole[samples])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_number_of_threads_changes_nothing(kind, dtype):
+    """Bitwise; dW is a product that torch works out, which may add in another order."""
+    given = problem(7, 5 * lanes_of(dtype.itemsize) - 1, 6, **kind)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(_values(given.to(dtype)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for name, tensor in results[0].items():
+            if name == "d weights.recurrent":
+                assert_close(other[name], tensor, name)
+            else:
+                assert torch.equal(other[name], tensor), name
+
+
+def test_not_even_nan_crosses_over():
+    lanes = lanes_of(8)
+    given = problem(9, lanes + 1, 4)
+    clean = run(given, **CHUNKED)[0]
+    given.drive[1, 1] = torch.nan
+    spoilt, after, _ = run(given, **CHUNKED)
+    others = [i for i in range(lanes + 1) if i != 1]
+    assert torch.equal(spoilt[:, others], clean[:, others])
+    assert torch.equal(spoilt[:1], clean[:1])
+    assert spoilt[1:, 1].isnan().all()
+    assert after.matrix[1].isnan().all()
+
+
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_memory_that_was_never_written_is_never_read(kind, dtype):
+    assert torch.empty(3).isnan().all()
+    given = problem(8, 3, 5, carried=2, lengths=[8, 3, 0], **kind)
+    expected = solve(given.to(torch.float64))
+    for name, tensor in _values(given.to(dtype)).items():
+        assert_close(tensor, expected[name], name)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="MALLOC_PERTURB_ is glibc's")
+def test_scratch_that_was_never_written_is_never_read():
+    """The kernels' own scratch, which torch knows nothing of, full of huge numbers."""
+    code = """
+import torch
+from tests.problems import problem, solve
+from tests.tolerances import assert_close
+for kind in ({}, {"inner_steps": 0}, {"layer_norm": False, "write": "after_read"}):
+    for dtype in (torch.float32, torch.float64):
+        given = problem(8, 3, 5, carried=2, **{"inner_steps": 2, **kind})
+        expected = solve(given.to(torch.float64))
+        results = solve(given.to(dtype), form="chunked", backend="numba", chunk_size=3)
+        for name, tensor in results.items():
+            assert_close(tensor, expected[name], name)
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "MALLOC_PERTURB_": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_ops_keep_what_torch_asks_of_ops(keep):
+    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
+    length, batch, width, steps = 5, 3, 4, 2
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return x.requires_grad_(keep)
+
+    # Zeros: the kernel takes the matrix for symmetric, which opcheck does not know.
+    start = torch.zeros(batch, 1, width, width, dtype=torch.float64)
+    call = (
+        draw(length, batch, width),
+        draw(batch, width),
+        draw(width, width),
+        draw(1, 2),
+        draw(1, 3),
+        draw(width),
+        draw(width),
+        start,
+        torch.tensor([5, 2, 0]),
+        steps,
+        1e-3,
+        1,
+        keep,
+    )
+    torch.library.opcheck(torch.ops.fastweights.chunked_form.default, call)
+    if keep:
+        with torch.no_grad():
+            hs, final, *kept = torch.ops.fastweights.chunked_form(*call)
+        weights = (call[2], call[3], call[4], call[5], call[8])
+        back = (torch.randn_like(hs), torch.randn_like(final), hs, *weights, *kept, steps, 1)
+        back = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in back)
+        torch.library.opcheck(torch.ops.fastweights.chunked_form_backward.default, back)
+
+
+def test_no_second_derivative_and_who_has_one():
+    given = problem(4, 2, 4).to(torch.float64)
+    output, _, _ = run(given, **CHUNKED)
+    (first,) = torch.autograd.grad(output.square().sum(), given.drive, create_graph=True)
+    with pytest.raises(NotImplementedError, match="backend='reference'"):
+        first.square().sum().backward()
+
+
+@pytest.mark.parametrize("part", ["output", "matrix"])
+def test_the_gradient_of_either_result_alone(part):
+    given = problem(7, 3, 4, carried=1)
+    gradients = []
+    for how in (CHUNKED, {"form": "matrix"}):
+        own = given.to(torch.float64)
+        output, after, _ = run(own, **how)
+        ((output if part == "output" else after.matrix) ** 2).sum().backward()
+        gradients.append([leaf.grad for leaf in own.leaves().values()])
+    for ours, expected in zip(*gradients, strict=True):
+        assert_close(ours, expected)
+
+
+def test_an_empty_batch_has_gradients_too():
+    given = _from_matrix(problem(4, 0, 5).to(torch.float32))
+    results = solve(given, **CHUNKED)
+    assert results["output"].shape == (4, 0, 5)
+    assert results["memory"].shape == (0, 5, 5)
+    assert results["d weights.recurrent"].abs().sum() == 0
+
+
+def test_thousands_of_steps():
+    """Far beyond anything that was written at the start, in values and gradients."""
+    given = problem(3000, 1, 4)
+    how = {"form": "chunked", "backend": "numba"}
+    output, after, _ = run(given.to(torch.float64), **how)
+    expected, end, _ = run(given, form="matrix")
+    assert_close(output, expected)
+    assert_close(after.matrix, end.matrix)
+    short = dataclasses.replace(given, drive=given.drive[:300])
+    results = solve(short.to(torch.float32), **how)
+    for name, tensor in solve(short.to(torch.float64), form="matrix").items():
+        assert_close(results[name], tensor, name)
+
+
+def test_why_not():
+    given = _from_matrix(problem(3, 2, 4, carried=1))
+
+    def reason(**changes):
+        call = dataclasses.replace(given, **changes)
+        return numba_chunked.why_not(call.drive, call.weights, call.decay, call.state, call.options)
+
+    assert reason() is None
+    assert "CPU" in reason(drive=given.drive.to("meta"))
+    assert "float32 and float64" in reason(drive=given.drive.bfloat16())
+    assert "tanh" in reason(options=dataclasses.replace(given.options, nonlinearity="tanh"))
+    assert "StepIndexed" in reason(decay=StepIndexed())
+    state = given.state
+    lopsided = state.matrix.detach().clone()
+    lopsided[1, 0, 2] += 1e-9
+    assert "not symmetric" in reason(state=state._replace(matrix=lopsided))
+    lopsided[1, 0, 2] = torch.nan  # is for the kernel to show, not to refuse
+    lopsided[1, 2, 0] = torch.nan
+    assert reason(state=state._replace(matrix=lopsided)) is None
