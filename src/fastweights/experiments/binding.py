@@ -7,8 +7,8 @@ simulation.
 
 What we decided. A scene holds some objects, each with a shape, a colour and a place, and no two
 alike in any of them. A property is a pool of ±1 units; its values are random patterns that the
-pool's slow weights know (they are what the delta rule converges to: the projection on the patterns,
-without self-connections) and clean up to. Objects are attended one after another, and the fast
+pool's slow weights know (the projection on the patterns, which the delta rule converges to, without
+its self-connections) and clean up to. Objects are attended one after another, and the fast
 weights between the pools learn in one Hebbian step which values go together,
 
     f ← (1 − h) (f + η x_p x_qᵀ / n).

@@ -19,6 +19,7 @@ RIGHT, NEAR, HARM = 0.95, 0.02, 0.1  # bounds of the claims
 
 
 def claims(config: BindingConfig, values: Mapping[str, Any]) -> list[Claim]:
+    """Rows of the ledger; the bound that a row is judged by stands in its words."""
     scene = values["scene"]
     stream = {arm: np.array(rows) for arm, rows in values["stream"].items()}
     chance, ceiling = 1 / config.values, 1 / config.objects
@@ -88,6 +89,7 @@ def claims(config: BindingConfig, values: Mapping[str, Any]) -> list[Claim]:
 
 
 def rule_table(config: BindingConfig, values: Mapping[str, Any]) -> Table:
+    """Questions right by objects held at once, for every number of units and both rules."""
     capacity = values["capacity"]
     rows = []
     for index, objects in enumerate(config.object_counts):
@@ -110,6 +112,7 @@ def rule_table(config: BindingConfig, values: Mapping[str, Any]) -> Table:
 
 
 def stream_table(values: Mapping[str, Any]) -> Table:
+    """Questions right in the first and the last scenes of a row."""
     rows = []
     for arm, label in STREAM.items():
         course = np.array(values["stream"][arm])

@@ -17,6 +17,7 @@ __all__ = ["capacity_picture", "decay_picture", "stream_picture"]
 
 
 def capacity_picture(config: BindingConfig, values: Mapping[str, Any]) -> Picture:
+    """Questions right by objects held at once."""
     figure = new_figure(7.2, 4.4)
     axes = figure.add_subplot()
     counts = np.array(config.object_counts)
@@ -47,6 +48,7 @@ def capacity_picture(config: BindingConfig, values: Mapping[str, Any]) -> Pictur
 
 
 def decay_picture(config: BindingConfig, values: Mapping[str, Any]) -> Picture:
+    """Questions right by the age of an object, and after waiting."""
     figure = new_figure(8.6, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     ages = np.arange(config.many_objects)
@@ -95,6 +97,7 @@ def decay_picture(config: BindingConfig, values: Mapping[str, Any]) -> Picture:
 
 
 def stream_picture(config: BindingConfig, values: Mapping[str, Any]) -> Picture:
+    """Questions right in a row of scenes."""
     figure = new_figure(7.2, 4.2)
     axes = figure.add_subplot()
     scenes = np.arange(1, config.stream + 1)

@@ -123,10 +123,12 @@ class Pools:
                 weights.baddbmm_(to, source.mT, alpha=rate / self.units).mul_(1 - decay)
 
     def relax(self, updates: int, decay: float) -> None:
+        """This many updates' worth of decay."""
         for weights in self.between.values():
             weights.mul_((1 - decay) ** updates)
 
     def clear(self) -> None:
+        """No bindings."""
         self.relax(1, 1.0)
 
     def answers(self, scene: Tensor, primed: bool = False, fast: float = 1.0) -> Tensor:

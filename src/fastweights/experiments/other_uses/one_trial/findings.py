@@ -18,6 +18,7 @@ STORED, SAME = 0.95, 0.01  # bounds of the claims
 
 
 def claims(values: Mapping[str, Any]) -> list[Claim]:
+    """Rows of the ledger; the bound that a row is judged by stands in its words."""
     arms = {
         arm: {name: np.array(rows) for name, rows in curves.items()}
         for arm, curves in values["curves"].items()
@@ -73,6 +74,7 @@ def claims(values: Mapping[str, Any]) -> list[Claim]:
 
 
 def course_table(values: Mapping[str, Any]) -> Table:
+    """New and old associations before the trial, at once and later, in every arm."""
     shown = [values["times"].index(time) for time in (0, 1, 100, 200, TIMES[-1])]
     columns = ["before", *(f"{values['times'][i]:,}" for i in shown[1:])]
     return Table(
@@ -94,6 +96,7 @@ def course_table(values: Mapping[str, Any]) -> Table:
 
 
 def size_table(values: Mapping[str, Any]) -> Table:
+    """Both errors, both choices of layers, every size of the one step."""
     return Table(
         caption="One trial of any size, just after it: new associations with every bit right, and "
         "old bits right, in %.",

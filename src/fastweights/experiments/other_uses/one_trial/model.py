@@ -72,6 +72,7 @@ class Associator(nn.Module):
 
 
 def error(logits: Tensor, targets: Tensor, kind: str = "cross-entropy") -> Tensor:
+    """The summed error of all networks, "cross-entropy" or "squared"."""
     if kind == "squared":
         return 0.5 * (logits.sigmoid() - targets).square().sum()
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")

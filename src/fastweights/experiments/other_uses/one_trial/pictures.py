@@ -18,6 +18,7 @@ __all__ = ["course_picture", "stream_picture"]
 
 
 def course_picture(config: OneTrialConfig, values: Mapping[str, Any]) -> Picture:
+    """One new association: stored at once, faded later."""
     figure = new_figure(8.6, 4.4)
     grid = figure.subplots(1, 2)
     # The state before the trial is drawn as a stretch of time that leads up to it.
@@ -53,6 +54,7 @@ def course_picture(config: OneTrialConfig, values: Mapping[str, Any]) -> Picture
 
 
 def stream_picture(config: OneTrialConfig, values: Mapping[str, Any]) -> Picture:
+    """New associations one after another: the latest, and the old ones."""
     figure = new_figure(8.6, 4.4)
     left, right = figure.subplots(1, 2)
     ages, trials = np.arange(config.stream), np.arange(config.stream + 1)

@@ -24,6 +24,7 @@ WAITING = "callers waiting at once"
 
 
 def depth_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture:
+    """Runs right by callers waiting, for every number of units and every control."""
     figure = new_figure(8.6, 4.4)
     axes = figure.add_subplot()
     for units, colour, marker in zip(
@@ -50,6 +51,7 @@ def depth_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture
 
 
 def trace_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture:
+    """One run step by step, with fast weights and without."""
     figure = new_figure(8.6, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.4))
     steps = course(chain(config.depth))
@@ -82,6 +84,7 @@ def trace_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture
 
 
 def unwinding_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture:
+    """Units wrong return by return, with contexts as recalled and put right."""
     figure = new_figure(7.2, 4.2)
     axes = figure.add_subplot()
     depths = config.control_depths
@@ -109,6 +112,7 @@ def unwinding_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Pic
 
 
 def decay_picture(config: RecursionConfig, values: Mapping[str, Any]) -> Picture:
+    """Runs right by callers waiting, for every decay, in chains and in full trees."""
     figure = new_figure(8.6, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     panels: Sequence[tuple[Axes, str, str, Sequence[int]]] = (
