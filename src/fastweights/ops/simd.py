@@ -5,8 +5,6 @@ inner loop, so the kernels say what they mean: :func:`load` a vector from a flat
 vectors with ``+ - *`` and :func:`fma`, :func:`store` the result. All lanes do the same
 arithmetic in the same order and never meet, so a sample's numbers do not depend on which other
 samples are in the batch.
-
-Numba caches compiled kernels by their own source file: after a change here, touch the kernels.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from fastweights.ops.compiled import compiled
 from fastweights.ops.simd import fma, load, masked, root, spread, store
 
 __all__ = [
@@ -28,7 +27,7 @@ __all__ = [
 
 ROWS = 8  # accumulators per inner loop: enough to hide the latency of two FMA units
 
-jit = njit(nogil=True, cache=True, error_model="numpy")
+jit = compiled()
 
 
 @jit

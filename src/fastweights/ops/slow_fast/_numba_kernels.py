@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, prange, types  # type: ignore[attr-defined]
+from numba import carray, prange, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from fastweights.ops.compiled import compiled
 
 __all__ = ["step_parallel", "step_serial"]
 
@@ -25,7 +27,7 @@ def _as_pointer(context: Any, address: Any) -> Any:
 _pointer: Any = intrinsic(_as_pointer)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@compiled()
 def _step_span(
     w_at: Any,
     g_at: Any,
@@ -61,14 +63,14 @@ def _step_span(
         w[i] = slow + overlay
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def step_serial(addresses: Any, sizes: Any, options: Any) -> None:
     for k in range(sizes.size):
         a = addresses[:, k]
         _step_span(a[0], a[1], a[2], a[3], a[4], a[5], 0, sizes[k], options)
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True)
 def step_parallel(addresses: Any, sizes: Any, options: Any, chunk: Any) -> None:
     for k in range(sizes.size):
         # Plain numbers, taken out of the parallel loop: with array elements inside it the inner

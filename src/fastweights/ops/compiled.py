@@ -1,0 +1,68 @@
+"""Numba's compiler for kernels that are spread over several files.
+
+Numba keeps what it has compiled on disk, and takes it up again while the file of the function is
+unchanged. What other files contributed (functions it calls, the width of a vector) it does not
+look at, so after a change there it would run old code on new arrays. Here the folder of the
+compiled code is named after the content of every file in `fastweights.ops`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+__all__ = ["compiled"]
+
+_HERE = Path(__file__).parent
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit` that lets go of the GIL, divides as NumPy does, and keeps its code on disk.
+
+    The code goes below ``NUMBA_CACHE_DIR`` if that is set, else beside the sources, else, where
+    these cannot be written to, into the user's cache.
+
+    Args:
+        options: of `numba.njit`.
+
+    Only functions that stand in a file can be kept::
+
+        @compiled()
+        def double(x):
+            return 2 * x
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        given = numba.config.CACHE_DIR  # read by Numba while it decorates
+        numba.config.CACHE_DIR = str(_root(given) / f"kernels-{_fingerprint(_HERE)}")
+        try:
+            return numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+        finally:
+            numba.config.CACHE_DIR = given
+
+    return decorate
+
+
+def _root(given: str) -> Path:
+    if given:
+        return Path(given)
+    if os.access(_HERE, os.W_OK):
+        return _HERE / "__pycache__"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "fastweights"
+
+
+@functools.cache
+def _fingerprint(folder: Path) -> str:
+    """A name for the content of all Python files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
