@@ -68,6 +68,8 @@ def test_what_the_file_holds(report: dict[str, Any]) -> None:
             assert times["rounds"] >= 3
         checked = {name for name, found in measured["peers"].items() if "error" in found}
         assert checked == {"fast-weights", "eager-matrix", "eager-attention"}
+    for name in checked:
+        assert row["training"]["peers"][name]["error_in_double"] < 1e-12
 
 
 @pytest.mark.parametrize("kind", [EagerMatrix, EagerAttention])
@@ -112,7 +114,19 @@ def test_a_wrong_gradient_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None
 def test_not_a_number_is_no_agreement() -> None:
     good, bad = torch.ones(2), torch.tensor([1.0, float("nan")])
     with pytest.raises(recurrence.Disagreement, match="nan"):
-        recurrence._checked("x", (bad,), (good,))
+        recurrence._checked("x", (bad,), (good,), 1.0, 1.0)
+
+
+def test_single_precision_is_checked_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = FastWeightsRNN.forward
+
+    def wrong(self: FastWeightsRNN, input: Tensor, state: Any = None) -> Any:
+        output, after = right(self, input, state)
+        return (output * 1.001 if output.dtype == torch.float32 else output), after
+
+    monkeypatch.setattr(FastWeightsRNN, "forward", wrong)
+    (row,) = run()["rows"]
+    assert row["disagrees"].endswith("allowed 5e-05")
 
 
 def test_a_slow_peer_is_skipped_and_says_so() -> None:

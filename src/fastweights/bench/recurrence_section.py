@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.ticker
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from fastweights.bench.base import threads_text
 from fastweights.bench.cases import MODES, parse_case
@@ -209,9 +210,7 @@ def _ratio_picture(timed: Sequence[Row], threads: Sequence[int], device: str) ->
         xlabel="case",
         title="Training beside nn.LSTM of the same width: higher is faster",
     )
-    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}×")
-    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    _plain_numbers(axes.yaxis, "{x:g}×")
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
     figure.legend(loc="outside right upper", frameon=False)
     return Picture(
@@ -220,6 +219,13 @@ def _ratio_picture(timed: Sequence[Row], threads: Sequence[int], device: str) ->
         alt="For every case, how many times as long nn.LSTM takes to train, and the goal.",
         caption="Medians; the bars put one's lower quartile against the other's upper one.",
     )
+
+
+def _plain_numbers(axis: Axis, text: str) -> None:
+    """No powers of ten on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(text)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _roofline(timed: Sequence[Row], threads: Sequence[int]) -> Picture:
@@ -246,6 +252,9 @@ def _roofline(timed: Sequence[Row], threads: Sequence[int]) -> Picture:
             xlabel="arithmetic of a call (GFLOP)",
             title=threads_text(count),
         )
+        axes.margins(0.14)
+        _plain_numbers(axes.xaxis, "{x:g}")
+        _plain_numbers(axes.yaxis, "{x:g}")
     grid[0].set_ylabel("GFLOP/s")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
