@@ -20,6 +20,7 @@ import numba
 __all__ = ["compiled"]
 
 _HERE = Path(__file__).parent
+_config: Any = numba.config
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -39,12 +40,12 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        given = numba.config.CACHE_DIR  # read by Numba while it decorates
-        numba.config.CACHE_DIR = str(_root(given) / f"kernels-{_fingerprint(_HERE)}")
+        given = _config.CACHE_DIR  # read by Numba while it decorates
+        _config.CACHE_DIR = str(_root(given) / f"kernels-{_fingerprint(_HERE)}")
         try:
             return numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
         finally:
-            numba.config.CACHE_DIR = given
+            _config.CACHE_DIR = given
 
     return decorate
 
