@@ -231,7 +231,7 @@ def _positions(
             {labels[d]: values for d, values in measured.items()},
             _ceiling(config),
         ),
-        alt="Predicted signal to noise and measured accuracy by the pair that is asked for, from "
+        alt="Predicted signal to noise and measured error by the pair that is asked for, from "
         "the oldest to the newest.",
         caption=f"Random memories, and networks of {config.hidden_size} units after "
         f"{config.updates:,} updates, mean over seeds with its 95 % interval.",

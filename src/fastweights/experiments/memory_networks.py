@@ -24,8 +24,8 @@ class NetworkDecay(NamedTuple):
     """A decay to train with.
 
     ``write_rate`` is the best we tried for it, by the worse of seeds 1 and 2 on validation data
-    after 4,000 updates: 0.05, 0.1 and 0.2 for 0.95^k; 0.2, 0.5 and 1 for the power law; 0.05, 0.1,
-    0.5 and 1 for the factorial, seed 1 only. That of 0.99^k is the recipe's.
+    after 4,000 updates; the trials are in ``results/memory/tuning.json``. That of 0.99^k is the
+    recipe's, and the factorial was tried with seed 1 only.
     """
 
     label: str

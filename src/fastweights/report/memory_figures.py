@@ -146,7 +146,7 @@ def positions_figure(
     measured: Mapping[str, Sequence[Sequence[float]]],
     ceiling: float,
 ) -> Figure:
-    """Predicted SNR and measured accuracy by the position of the pair that is asked for.
+    """Predicted SNR and measured error by the position of the pair that is asked for.
 
     Args:
         predicted: SNR of each pair by decay, (K,) each.
@@ -157,26 +157,27 @@ def positions_figure(
     theory, networks = figure.subplots(1, 2)
     for (name, line), colour, marker in zip(predicted.items(), COLOURS, MARKERS, strict=False):
         pairs = np.arange(1, len(line) + 1)
-        theory.plot(pairs, line, color=colour, marker=marker, label=name)
-        intervals = [mean_interval(column) for column in np.array(measured[name]).T]
-        means = np.array([100 * i.mean for i in intervals])
-        networks.plot(pairs, means, color=colour, marker=marker)
-        if intervals[0].low is not None:
-            ends = [(i.mean - (i.low or 0), (i.high or 0) - i.mean) for i in intervals]
-            networks.errorbar(
-                pairs, means, yerr=100 * np.array(ends).T, color=colour, linestyle="none", capsize=2
-            )
-    networks.axhline(100 * ceiling, color=GREY, linewidth=1, linestyle=":")
+        style = {"color": colour, "marker": marker}
+        theory.plot(pairs, line, label=name, **style)
+        errors = 100 * (1 - np.array(measured[name]).T)
+        intervals = [mean_interval(seeds) for seeds in errors]
+        networks.plot(pairs, [i.mean for i in intervals], **style)
+        for pair, interval in zip(pairs, intervals, strict=True):
+            if interval.low is not None:
+                networks.plot([pair, pair], [interval.low, interval.high], color=colour)
+    networks.axhline(100 * (1 - ceiling), color=GREY, linewidth=1, linestyle=":")
     networks.annotate(
-        "binding-free ceiling",
-        (1, 100 * ceiling),
-        xytext=(0, -12),
+        "without binding",
+        (1, 100 * (1 - ceiling)),
+        xytext=(0, 4),
         textcoords="offset points",
         color="0.25",
         fontsize=9,
     )
     theory.set(ylabel="signal to noise", title="Predicted, for random memories", ylim=(0, None))
-    networks.set(ylabel="test accuracy (%)", title="Measured in trained networks", ylim=(20, 102))
+    networks.set(
+        yscale="log", ylim=(0.5, 100), ylabel="test error (%)", title="Measured, trained networks"
+    )
     for axes in (theory, networks):
         axes.set(xlabel="which pair is asked for, in order", xticks=pairs)
     figure.legend(
