@@ -103,12 +103,22 @@ def test_tables_and_figures_of_the_recurrence() -> None:
     assert len(goals.rows) == 3 + 3 + 2 + 1 + 1  # LSTM, torch.mm, memory, first call, import
     assert training.caption.startswith("Training: ")
     assert forward.caption.startswith("Forward: ")
-    columns = ("case", "threads", "ms", "nn.LSTM", "nn.GRU", "matrix loop", "GFLOP/s", "torch.mm")
+    columns = (
+        "case",
+        "threads",
+        "ms",
+        "nn.LSTM",
+        "nn.GRU",
+        "matrix loop",
+        "GFLOP/s",
+        "torch.mm",
+        "load",
+    )
     assert training.columns == columns
     assert training.rows == [
-        ["128x11x50", "1", "2 (1.8 to 2.4)", "2.50×", "15×", "skipped", "5", "100"],
-        ["128x11x50", "2", "1 (0.9 to 1.2)", "5.00×", "–", "–", "10", "100"],
-        ["128x55x50", "1", "2 (1.8 to 2.4)", "2.50×", "–", "–", "5", "100"],
+        ["128x11x50", "1", "2 (1.8 to 2.4)", "2.50×", "15×", "skipped", "5", "100", "0.5"],
+        ["128x11x50", "2", "1 (0.9 to 1.2)", "5.00×", "–", "–", "10", "100", "0.5"],
+        ["128x55x50", "1", "2 (1.8 to 2.4)", "2.50×", "–", "–", "5", "100", "0.5"],
     ]
     assert memory.rows[0] == ["128x11x50", "3.6", "1", "5"]
     assert first.rows == [["128x11x50", "7.0", "0.25", "0.01", "0.10"]]
@@ -129,12 +139,12 @@ def test_nothing_is_shown_of_a_case_that_disagrees() -> None:
 def test_optimizer_tables() -> None:
     both = {"alone": times(1.0), "foreach": times(2.5), "numba": times(1.8)}
     rows = [
-        {"case": "sgd-1e4", "threads": 1, "slow": "sgd", "weights": 10_000, "milliseconds": both},
+        {"case": "sgd-1e4", "threads": 1, "slow": "sgd", "milliseconds": both, "load": 3.0},
         {
             "case": "adamw-1e4",
             "threads": 1,
             "slow": "adamw",
-            "weights": 10_000,
+            "load": None,
             "milliseconds": {"alone": times(2.0), "foreach": times(3.0)},
         },
     ]
@@ -142,8 +152,8 @@ def test_optimizer_tables() -> None:
     goal = "a step, beside SGD with momentum alone"
     assert goals.rows == [["sgd-1e4, 1 thread", goal, "≤ 1.8×", "1.80×", "yes"]]
     assert table.rows == [
-        ["sgd-1e4", "1", "1 (0.9 to 1.2)", "2.50×", "1.80×"],
-        ["adamw-1e4", "1", "2 (1.8 to 2.4)", "1.50×", "–"],
+        ["sgd-1e4", "1", "1 (0.9 to 1.2)", "2.50×", "1.80×", "3.0"],
+        ["adamw-1e4", "1", "2 (1.8 to 2.4)", "1.50×", "–", "–"],
     ]
 
 
@@ -153,9 +163,10 @@ def test_tasks_tables() -> None:
         "threads": 1,
         "made": 20_000,
         "batch": 100,
+        "load": 1.25,
         "milliseconds": {"make": times(10.0), "fast-weights": times(2.0), "irnn": times(0.5)},
     }
     goals, table = Generators().section(report(one)).tables
     goal = "sequences made, beside the fastest network"
     assert goals.rows == [["retrieval-k4, 1 thread", goal, "≥ 10×", "10.0×", "yes"]]
-    assert table.rows == [["retrieval-k4", "1", "2000", "50.0", "IRNN", "200.0", "10.0×"]]
+    assert table.rows == [["retrieval-k4", "1", "2000", "50.0", "IRNN", "200.0", "10.0×", "1.3"]]

@@ -16,6 +16,7 @@ __all__ = [
     "Settings",
     "Unit",
     "label_of",
+    "load_text",
     "run_benchmark",
     "threads_text",
 ]
@@ -78,6 +79,11 @@ def label_of(key: dict[str, Any]) -> str:
     """
     threads = key.get("threads")
     return key["case"] if threads is None else f"{key['case']}, {threads_text(threads)}"
+
+
+def load_text(row: dict[str, Any]) -> str:
+    """How busy the machine was: far more than a row's threads, and its times are no good."""
+    return "–" if row["load"] is None else f"{row['load']:.1f}"
 
 
 def threads_text(count: int) -> str:

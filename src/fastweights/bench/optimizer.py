@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastweights.bench.base import Disagreement, Settings, Unit, label_of
+from fastweights.bench.base import Disagreement, Settings, Unit, label_of, load_text
 from fastweights.bench.goals import Goal, goals_table
 from fastweights.bench.timing import interleaved, using_threads
 from fastweights.optim import SlowFast
@@ -147,6 +147,7 @@ def _section(report: dict[str, Any]) -> Section:
                 str(row["threads"]),
                 f"{alone['median']:.3g} ({alone['low']:.3g} to {alone['high']:.3g})",
                 *(f"{ratios[b]:.2f}×" if b in ratios else "–" for b in ("foreach", "numba")),
+                load_text(row),
             ]
         )
         if row["slow"] == "sgd":
@@ -157,9 +158,9 @@ def _section(report: dict[str, Any]) -> Section:
         caption=(
             "Milliseconds of a step of the slow optimizer alone (SGD with momentum, or AdamW, both "
             "foreach), median and quartiles; how many times as long a step of slow and fast "
-            "weights takes by backend."
+            "weights takes by backend; how many processes wanted to run."
         ),
-        columns=("case", "threads", "ms alone", "foreach", "fused"),
+        columns=("case", "threads", "ms alone", "foreach", "fused", "load"),
         rows=lines,
     )
     return Section(

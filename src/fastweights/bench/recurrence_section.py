@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fastweights.bench.base import threads_text
+from fastweights.bench.base import load_text, threads_text
 from fastweights.bench.cases import MODES, parse_case
 from fastweights.bench.goals import (
     gflops,
@@ -69,6 +69,7 @@ def _times_table(rows: Sequence[Row], mode: str) -> Table:
                 *(_ratio_text(row, mode, peer) for peer in peers),
                 f"{ours:.3g}",
                 f"{mm:.3g}",
+                load_text(row),
             ]
         )
     what = "a forward and a backward pass" if mode == "training" else "a forward pass alone"
@@ -76,7 +77,7 @@ def _times_table(rows: Sequence[Row], mode: str) -> Table:
         caption=(
             f"{mode.capitalize()}: milliseconds of {what} of our layer, "
             "median and quartiles; how many times as long each peer takes; GFLOP/s of our layer, "
-            "and of torch.mm with as much arithmetic."
+            "and of torch.mm with as much arithmetic; how many processes wanted to run."
         ),
         columns=(
             "case",
@@ -85,6 +86,7 @@ def _times_table(rows: Sequence[Row], mode: str) -> Table:
             *(PEERS[peer].label for peer in peers),
             "GFLOP/s",
             "torch.mm",
+            "load",
         ),
         rows=lines,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastweights.bench.base import Settings, Unit, label_of
+from fastweights.bench.base import Settings, Unit, label_of, load_text
 from fastweights.bench.goals import Goal, goals_table
 from fastweights.bench.timing import interleaved, using_threads
 from fastweights.experiments.retrieval import ARMS
@@ -108,6 +108,7 @@ def _section(report: dict[str, Any]) -> Section:
                 ARMS[fastest].label,
                 f"{learned[fastest]:.1f}",
                 f"{factor:.1f}×",
+                load_text(row),
             ]
         )
     rates = Table(
@@ -115,7 +116,16 @@ def _section(report: dict[str, Any]) -> Section:
             "Thousands of sequences a second: made by the generator, learned by fast weights, and "
             f"learned by the fastest of the networks of the experiment, {_WIDTH} units each."
         ),
-        columns=("case", "threads", "made", "fast weights", "fastest", "learns", "made / learned"),
+        columns=(
+            "case",
+            "threads",
+            "made",
+            "fast weights",
+            "fastest",
+            "learns",
+            "made / learned",
+            "load",
+        ),
         rows=lines,
     )
     return Section(
