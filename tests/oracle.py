@@ -7,6 +7,7 @@ outer product with a weight that depends on when it was written and when it is r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,16 @@ def _exponential(rate: float) -> WeightAt:
         for _ in range(read - written):
             product *= rate
         return product
+
+    return weight
+
+
+def _exponentials(shares: list[float], speeds: list[float]) -> WeightAt:
+    def weight(written: int, read: int) -> float:
+        return sum(
+            share * math.exp(-speed * (read - written))
+            for share, speed in zip(shares, speeds, strict=True)
+        )
 
     return weight
 
@@ -57,6 +68,7 @@ def _free(*values: float) -> WeightAt:
 
 DECAYS: dict[str, Callable[..., WeightAt]] = {
     "exponential": _exponential,
+    "exponentials": _exponentials,
     "power_law": _power_law,
     "factorial": _factorial,
     "step_indexed": _step_indexed,

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastweights.decay import Decay, Exponential, Factorial, Free, PowerLaw, StepIndexed
+from fastweights.decay import (
+    Decay,
+    Exponential,
+    Factorial,
+    Free,
+    PowerLaw,
+    StepIndexed,
+    SumOfExponentials,
+)
 from fastweights.ops.fast_weights import LayerState, Options, SlowWeights, fast_weights
 from tests.oracle import DECAYS, WeightAt
 
@@ -29,6 +37,7 @@ __all__ = [
 _DECAYS: dict[str, Callable[[], Decay]] = {
     "exponential": lambda: Exponential(0.9),
     "learned-exponential": lambda: Exponential(0.8, learnable=True),
+    "exponentials": lambda: SumOfExponentials([0.5, 0.75, -0.25], [0.5, 0.96875, 1.0]),
     "no-decay": lambda: Exponential(1.0),
     "forgets-all": lambda: Exponential(0.0),
     "power-law": lambda: PowerLaw(0.5),
@@ -57,6 +66,8 @@ def oracle_decay(decay: Decay) -> WeightAt:
     with torch.no_grad():
         if isinstance(decay, Exponential):
             return DECAYS["exponential"](float(decay.rate))
+        if isinstance(decay, SumOfExponentials):
+            return DECAYS["exponentials"](decay.shares.tolist(), decay.speeds.tolist())
         if isinstance(decay, Free):
             return DECAYS["free"](*decay.values.tolist())
         kinds = {PowerLaw: "power_law", Factorial: "factorial", StepIndexed: "step_indexed"}
@@ -168,17 +179,27 @@ def problem(
 def matrix_of(state: LayerState, problem: Problem) -> Tensor:
     """A(t − 1) of a state, whichever way it is kept."""
     if state.matrix is not None:
-        return state.matrix
+        return state.matrix if state.matrix.dim() == 3 else state.matrix.sum(1)
+    return components_of(state, problem).sum(1)
+
+
+def components_of(state: LayerState, problem: Problem) -> Tensor:
+    """The same from a history, by the exponentials of the decay, shape (B, M, H, H)."""
     hidden, history = state.hidden, state.history
     if history is None:
-        return hidden.new_zeros(*hidden.shape, hidden.shape[-1])
+        batch, width = hidden.shape
+        return hidden.new_zeros(batch, problem.decay.components, width, width)
     if problem.options.detach_writes:
         history = history.detach()
     newest = state.steps - 1
     ages = torch.arange(history.shape[0] - 1, -1, -1, device=history.device)[:, None]
-    weight = problem.decay.between(newest - ages, newest.expand(len(ages), -1))
+    newest = newest.expand(len(ages), -1)
+    if problem.decay.recurrent:
+        weight = problem.decay.write_shares() * problem.decay.remaining(newest - ages, newest)
+    else:
+        weight = problem.decay.between(newest - ages, newest)[..., None]
     weight = problem.write_rate * weight.to(history.dtype)
-    return torch.einsum("mb,mbi,mbj->bij", weight, history, history)
+    return torch.einsum("mbc,mbi,mbj->bcij", weight, history, history)
 
 
 def run(
@@ -195,7 +216,9 @@ def run(
     """
     state = problem.state
     if from_matrix:
-        state = LayerState(state.hidden, state.steps, matrix=matrix_of(state, problem))
+        parts = components_of(state, problem)
+        matrix = parts[:, 0] if parts.shape[1] == 1 else parts
+        state = LayerState(state.hidden, state.steps, matrix=matrix)
     output, after = fast_weights(
         problem.drive,
         problem.weights,

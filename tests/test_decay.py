@@ -18,6 +18,7 @@ from fastweights.decay import (
     Free,
     PowerLaw,
     StepIndexed,
+    SumOfExponentials,
     as_decay,
 )
 from tests.tolerances import assert_close
@@ -80,8 +81,8 @@ def test_step_indexed(exponent, written, gap):
     assert r == pytest.approx(expected, rel=1e-10)
     if gap:
         before = decay.between(torch.tensor(written), torch.tensor(read - 1)).item()
-        factor = decay.factor(torch.tensor(read)).item()
-        assert before * factor == pytest.approx(r, rel=1e-10)
+        left = decay.remaining(torch.tensor(read - 1), torch.tensor(read)).item()
+        assert before * left == pytest.approx(r, rel=1e-10)
     assert (expected == 1.0) == (gap == 0 or read == 1)
 
 
@@ -163,8 +164,11 @@ def test_the_matrix_form_asks_who_can_be_carried():
     for kind in (PowerLaw, Factorial, Free):
         assert not _make(kind).recurrent
         with pytest.raises(TypeError, match=f"{kind.__name__} cannot be carried.*attention"):
-            _make(kind).factor(torch.tensor(1))
-    assert Exponential(0.3).factor(torch.tensor([4, 9])).item() == pytest.approx(0.3)
+            _make(kind).remaining(torch.tensor(0), torch.tensor(1))
+    left = Exponential(0.3).remaining(torch.tensor([4, 7]), torch.tensor([5, 9]))
+    assert_close(left, torch.tensor([[0.3], [0.09]], dtype=torch.float64))
+    for decay in (Exponential(), StepIndexed()):
+        assert decay.write_shares().tolist() == [1.0]
 
 
 def test_step_indexed_is_no_function_of_age():
@@ -174,7 +178,9 @@ def test_step_indexed_is_no_function_of_age():
         decay(torch.arange(3))
     with pytest.raises(TypeError, match="no table by age"):
         decay.table(3, dtype=torch.float32, device=torch.device("cpu"))
-    assert decay.factor(torch.tensor(0)).item() == 1  # nothing has been written yet
+    assert (
+        decay.remaining(torch.tensor(-1), torch.tensor(0)).item() == 1
+    )  # nothing has been written yet
 
 
 @pytest.mark.parametrize("kind", [Exponential, PowerLaw, Factorial, StepIndexed, Free])
@@ -197,6 +203,81 @@ def test_reset_copy_and_save(kind, learnable, recwarn):
     decay.reset_parameters()
     for name, value in start.items():
         assert torch.equal(decay.state_dict()[name], value)
+
+
+shares_and_rates = st.lists(
+    st.tuples(st.floats(0.125, 1, width=16), st.floats(0.03125, 1, width=16)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(shares_and_rates, st.integers(0, 50), st.integers(0, 50))
+def test_sums_of_exponentials(pairs, written, gap):
+    total = math.fsum(share for share, _ in pairs)
+    shares, rates = [share / total for share, _ in pairs], [rate for _, rate in pairs]
+    decay = SumOfExponentials(shares, rates)
+
+    def r(k):
+        return math.fsum(share * rate**k for share, rate in zip(shares, rates, strict=True))
+
+    ages = torch.arange(20, dtype=torch.float64)
+    assert_close(decay(ages), torch.tensor([r(k) for k in range(20)], dtype=torch.float64))
+    # The matrices together are the sum over memories.
+    since, now = torch.tensor([written, 0]), torch.tensor([written + gap, gap])
+    left = decay.remaining(since, now)
+    assert left.shape == (2, decay.components)
+    assert_close(left @ decay.write_shares(), decay.between(since, now))
+    assert decay.between(since, now)[0].item() == pytest.approx(r(gap), rel=1e-10)
+
+
+def test_slow_exponentials_keep_their_digits_in_single_precision():
+    decay = SumOfExponentials([1.0], [1 - 1e-6])
+    expected = decay(torch.tensor([1e6], dtype=torch.float64))
+    assert_close(decay.float().between(torch.tensor(0), torch.tensor([10**6])).float(), expected)
+
+
+@pytest.mark.parametrize("exponent", [0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("tolerance", "horizon"), [(1e-3, 100_000), (0.05, 1000), (1e-4, 1)])
+def test_a_power_law_as_exponentials(exponent, tolerance, horizon):
+    """At every age up to the horizon, not only where the fit looked."""
+    exact = PowerLaw(exponent)
+    total = exact.as_exponentials(tolerance, horizon)
+    ages = torch.arange(horizon + 1, dtype=torch.float64)
+    assert (total(ages) / exact(ages) - 1).abs().max() <= tolerance
+    assert total(ages[:1]).item() == pytest.approx(1, abs=1e-9)
+    assert total.components <= 26
+    if exponent == 0.5 and horizon == 100_000:
+        assert total.components == 13
+
+
+def test_a_learned_power_law_gives_what_it_has_learned():
+    decay = PowerLaw(0.3, learnable=True)
+    total = decay.as_exponentials(0.01, 100)
+    ages = torch.arange(101, dtype=torch.float64)
+    assert (total(ages) / PowerLaw(0.3)(ages) - 1).abs().max() <= 0.011
+    assert not list(total.parameters())
+
+
+def test_impossible_sums_of_exponentials():
+    for shares, rates, message in [
+        ([], [], "at least one, got 0 and 0"),
+        ([1.0], [0.5, 0.5], "as many, and at least one, got 1 and 2"),
+        ([0.5, 0.4], [0.5, 0.5], "add up to 1, got 0.9"),
+        ([1.0], [0.0], r"rates must lie in \(0, 1\]"),
+        ([1.0], [1.5], r"rates must lie in \[0, 1\]"),
+        ([math.nan], [0.5], "shares must lie in"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            SumOfExponentials(shares, rates)
+    with pytest.raises(ValueError, match=r"tolerance must lie in \(0, 1\)"):
+        PowerLaw().as_exponentials(0.0)
+    with pytest.raises(ValueError, match="horizon must be at least 1"):
+        PowerLaw().as_exponentials(horizon=0)
+    with pytest.raises(TypeError, match="horizon must be an integer"):
+        PowerLaw().as_exponentials(horizon=10.0)
+    with pytest.raises(ValueError, match="no sum of 40 exponentials is within"):
+        PowerLaw().as_exponentials(1e-16, horizon=10)
 
 
 def test_numbers_mean_an_exponential():

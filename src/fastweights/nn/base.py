@@ -265,6 +265,7 @@ class FastWeightsBase(nn.Module):
             raise TypeError(f"state must be a FastWeightsState, got {type(state).__name__}")
         hidden, weight = self.hidden_size, next(self.parameters())
         samples = (batch,) if like else ()
+        parts = () if self.decay.components == 1 else (self.decay.components,)
         for name, tensor in state.tensors().items():
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"state.{name} must be a tensor, got {type(tensor).__name__}")
@@ -274,7 +275,7 @@ class FastWeightsBase(nn.Module):
         expected: dict[str, tuple[int, ...]] = {
             "hidden": (layers, *samples, hidden),
             "steps": samples,
-            "matrix": (layers, *samples, hidden, hidden),
+            "matrix": (layers, *samples, *parts, hidden, hidden),
         }
         if state.history is not None:  # any number of memories
             expected["history"] = (layers, *state.history.shape[1:2], *samples, hidden)

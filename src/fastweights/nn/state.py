@@ -27,7 +27,8 @@ class FastWeightsState:
         steps: how many steps each sample has seen, int64, shape (B,).
         history: the vectors written so far, oldest first, shape (N, M, B, H); shorter samples
             are padded with zeros at the front.
-        matrix: the fast weights A, write rate included, shape (N, B, H, H).
+        matrix: the fast weights A, write rate included, shape (N, B, H, H); with a decay that is
+            a sum of M exponentials (N, B, M, H, H), one for each.
 
     Example:
         >>> import fastweights

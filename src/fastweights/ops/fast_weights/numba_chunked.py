@@ -52,7 +52,7 @@ def _symmetric(matrix: Tensor) -> bool:
     """Whether it is its own transpose, but for the rounding of the sums that made it."""
     slack = 64 * torch.finfo(matrix.dtype).eps
     with torch.no_grad():
-        largest = matrix.abs().amax((1, 2), keepdim=True)
+        largest = matrix.abs().amax((-2, -1), keepdim=True)
         return not bool(((matrix - matrix.mT).abs() > slack * largest).any())
 
 
@@ -70,9 +70,13 @@ def chunked_form(
     """As :func:`fastweights.ops.fast_weights.reference.chunked_form`, fused."""
     length, batch, width = drive.shape
     chunk_size = min(chunk_size, length)
-    fades = decay.table(chunk_size + 1, dtype=drive.dtype, device=drive.device)[None]
-    writes = write_rate.to(drive.dtype) * fades[:, :-1]
-    start = fold(state, decay, write_rate, options)[:, None]
+    ages = torch.arange(chunk_size + 1)
+    fades = decay.remaining(torch.zeros_like(ages), ages).t().to(drive.dtype)
+    writes = write_rate.to(drive.dtype) * decay.write_shares().to(drive.dtype)[:, None]
+    writes = writes * fades[:, :-1]
+    start = fold(state, decay, write_rate, options)
+    single = decay.components == 1
+    start = start[:, None] if single else start
     drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
@@ -89,7 +93,7 @@ def chunked_form(
         output = output.masked_fill(ended, 0.0)
         hidden = hs.gather(0, ends[None, :, None].expand(1, batch, width))[0]
     steps = steps_after(state.steps, length, lengths)
-    return output, LayerState(hidden, steps, matrix=final[:, 0])
+    return output, LayerState(hidden, steps, matrix=final[:, 0] if single else final)
 
 
 def _kept_shapes(

@@ -96,7 +96,8 @@ class LayerState(NamedTuple):
         history: the vectors written so far, oldest first, shape (M, B, H). The newest, h(t − 1),
             comes last for every sample; shorter ones are padded with zeros at the front, which
             are memories of nothing.
-        matrix: A(t − 1), the write rate included, shape (B, H, H).
+        matrix: A(t − 1), the write rate included, shape (B, H, H); (B, M, H, H) for a decay that
+            is carried as M > 1 matrices. Sums of h hᵀ are symmetric, and kernels count on it.
     """
 
     hidden: Tensor

@@ -38,7 +38,8 @@ def check_form(form: str, decay: Decay) -> None:
     if form in ("matrix", "chunked") and not decay.recurrent:
         raise ValueError(
             f"form={form!r} cannot carry {decay}: its sum over memories is not the last matrix "
-            "times a number. Use form='attention' (or 'auto'), or an exponential decay"
+            "times a number. Use form='attention' (or 'auto'), an exponential decay, or for a "
+            "power law its as_exponentials()"
         )
 
 
@@ -50,6 +51,7 @@ def chunk_size_for(hidden_size: int) -> int:
 def _check_call(
     drive: Tensor,
     weights: SlowWeights,
+    decay: Decay,
     write_rate: Tensor,
     state: LayerState,
     options: Options,
@@ -61,6 +63,7 @@ def _check_call(
     _, batch, width = drive.shape
     history = state.history
     memories = () if history is None else history.shape[:1]
+    matrices = () if decay.components == 1 else (decay.components,)
     expected = {
         "weights.recurrent": (weights.recurrent, (width, width)),
         "weights.norm_weight": (weights.norm_weight, (width,)),
@@ -68,7 +71,7 @@ def _check_call(
         "weights.memory": (weights.memory, (width, width)),
         "state.hidden": (state.hidden, (batch, width)),
         "state.history": (history, (*memories, batch, width)),
-        "state.matrix": (state.matrix, (batch, width, width)),
+        "state.matrix": (state.matrix, (batch, *matrices, width, width)),
         "write_rate": (write_rate, ()),
         "state.steps": (state.steps, (batch,)),
         "lengths": (lengths, (batch,)),
@@ -117,11 +120,12 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
     if call.drive.device.type == "cpu":
         # A short call reads and writes a whole matrix for few steps: not before the vectors are
         # many more numbers than the matrix.
-        chunks = length > width + _CHUNKS_PAY_BEYOND or carried > 4 * width
+        read = decay.components * width
+        chunks = length > read + _CHUNKS_PAY_BEYOND or carried > 4 * read
         return "chunked" if chunks else "attention"
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
-    longest = 4 * width
+    longest = 4 * decay.components * width
     if call.drive.is_cuda and _why_not_triton(call, "attention") is None:
         # There the chunked form is a loop in Python, which costs more than long reads do. Where
         # that turns has not been measured.
@@ -182,7 +186,7 @@ def fast_weights(
         (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
     """
     check_backend(backend)
-    _check_call(drive, weights, write_rate, state, options, lengths)
+    _check_call(drive, weights, decay, write_rate, state, options, lengths)
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
         raise TypeError(f"chunk_size must be an integer or None, got {type(chunk_size).__name__}")
     if chunk_size is not None and chunk_size < 1:

@@ -123,7 +123,8 @@ def matrix_form(
     """
     hidden = state.hidden
     hebbian = options.memory == "hebbian"
-    matrix = fold(state, decay, write_rate, options) if hebbian else None
+    matrix = _apart(fold(state, decay, write_rate, options)) if hebbian else None
+    shares = decay.write_shares().to(hidden)
     fixed_read = _fixed_read(weights, options)
     outputs = []
     for t in range(drive.shape[0]):
@@ -132,21 +133,23 @@ def matrix_form(
             new = inner_loop(z, hidden, fixed_read, weights, options)
         else:
             h = hidden.detach() if options.detach_writes else hidden
-            factor = decay.factor(state.steps + t).to(matrix.dtype)
-            written = factor.reshape(-1, 1, 1) * matrix + write_rate * torch.einsum(
-                "bi,bj->bij", h, h
+            now = state.steps + t
+            factor = decay.remaining(now - 1, now).to(matrix.dtype)
+            written = factor[:, :, None, None] * matrix + write_rate * torch.einsum(
+                "m,bi,bj->bmij", shares, h, h
             )
             current = written if options.write == "before_read" else matrix
 
             def read(v: Tensor, current: Tensor = current) -> Tensor:
-                return torch.einsum("bij,bj->bi", current, v)
+                return torch.einsum("bmij,bj->bi", current, v)
 
             new = inner_loop(z, hidden, read, weights, options)
             matrix = _alive(t, lengths, written, matrix)
         hidden = _alive(t, lengths, new, hidden)
         outputs.append(hidden)
     steps = steps_after(state.steps, drive.shape[0], lengths)
-    return _stack(outputs, drive, lengths), LayerState(hidden, steps, matrix=matrix)
+    carried = None if matrix is None else _together(matrix)
+    return _stack(outputs, drive, lengths), LayerState(hidden, steps, matrix=carried)
 
 
 def attention_form(
@@ -215,8 +218,8 @@ def _attention_read(
             scores = torch.einsum("mbh,bh->mb", memories, v)
             total = write_rate * torch.einsum("mb,mb,mbh->bh", decayed, scores, memories)
         if matrix is not None:
-            remaining = decay.between(matrix_step, newest).to(v.dtype)
-            total = total + remaining[:, None] * torch.einsum("bij,bj->bi", matrix, v)
+            remaining = decay.remaining(matrix_step, newest).to(v.dtype)
+            total = total + torch.einsum("bm,bmij,bj->bi", remaining, _apart(matrix), v)
         return total
 
     return read
@@ -226,6 +229,16 @@ def _weights_by_age(count: int, newest: Tensor, decay: Decay) -> Tensor:
     """r for ``count`` memories, oldest first, the last written at step ``newest``: (count, B)."""
     age = torch.arange(count - 1, -1, -1, device=newest.device)
     return decay.between(newest - age[:, None], newest.expand(count, -1))
+
+
+def _apart(matrix: Tensor) -> Tensor:
+    """The matrices of a state as (B, components, H, H)."""
+    return matrix[:, None] if matrix.dim() == 3 else matrix
+
+
+def _together(matrices: Tensor) -> Tensor:
+    """The inverse of :func:`_apart`: a single matrix has no dimension for it."""
+    return matrices[:, 0] if matrices.shape[1] == 1 else matrices
 
 
 def right_aligned(history: Tensor, length: int, lengths: Tensor | None) -> Tensor:
@@ -283,7 +296,7 @@ def fold(
     *,
     matrix_step: Tensor | None = None,
 ) -> Tensor:
-    """A(t − 1) as one matrix, shape (B, H, H), from a state that may hold a history.
+    """A(t − 1) as a state holds it, (B, H, H) or (B, components, H, H), history and all.
 
     Args:
         state: the state before step t.
@@ -296,11 +309,17 @@ def fold(
     hidden, steps, history, matrix = state
     newest = steps - 1
     if matrix is None:
-        matrix = hidden.new_zeros(*hidden.shape, hidden.shape[-1])
-    elif matrix_step is not None:
-        matrix = decay.between(matrix_step, newest).to(matrix.dtype)[:, None, None] * matrix
+        batch, width = hidden.shape
+        matrices = hidden.new_zeros(batch, decay.components, width, width)
+    else:
+        matrices = _apart(matrix)
+        if matrix_step is not None:
+            left = decay.remaining(matrix_step, newest).to(matrix.dtype)
+            matrices = left[:, :, None, None] * matrices
     if history is None or history.shape[0] == 0:
-        return matrix
+        return _together(matrices)
     h = history.detach() if options.detach_writes else history
-    decayed = _weights_by_age(h.shape[0], newest, decay).to(h.dtype)
-    return matrix + write_rate * torch.einsum("mb,mbi,mbj->bij", decayed, h, h)
+    age = torch.arange(h.shape[0] - 1, -1, -1, device=h.device)[:, None]
+    left = decay.remaining(newest - age, newest.expand(h.shape[0], -1)).to(h.dtype)
+    added = torch.einsum("c,mbc,mbi,mbj->bcij", decay.write_shares().to(h), left, h, h)
+    return _together(matrices + write_rate * added)
