@@ -163,7 +163,7 @@ def test_tasks_tables() -> None:
         "threads": 1,
         "made": 20_000,
         "batch": 100,
-        "load": 1.25,
+        "load": 1.3,
         "milliseconds": {"make": times(10.0), "fast-weights": times(2.0), "irnn": times(0.5)},
     }
     goals, table = Generators().section(report(one)).tables

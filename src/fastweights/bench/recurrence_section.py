@@ -231,31 +231,20 @@ def _plain_numbers(axis: Axis, text: str) -> None:
 
 
 def _roofline(timed: Sequence[Row], threads: Sequence[int]) -> Picture:
-    figure: Figure = new_figure(3.8 * len(threads) + 1.2, 4.4)
+    figure: Figure = new_figure(4.2 * len(threads) + 1.4, 4.4)
     grid = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]
     for axes, count in zip(grid, threads, strict=True):
         rows = [r for r in timed if r["threads"] == count and parse_case(r["case"]).length > 1]
         rows.sort(key=lambda row: row["training"]["flops"])
-        work = [row["training"]["flops"] / 1e9 for row in rows]
         rates = [gflops(row, "training") for row in rows]
-        ours = [rate for rate, _ in rates]
+        places = range(len(rows))
         axes.plot(
-            work, [mm for _, mm in rates], color="0.35", marker=".", label="torch.mm, as much"
+            places, [mm for _, mm in rates], "_", color="0.25", markersize=16, label="torch.mm"
         )
-        axes.plot(work, ours, "o", color=BLUE, label="fast weights")
-        for i, (x, y, row) in enumerate(zip(work, ours, rows, strict=True)):
-            axes.annotate(
-                row["case"], (x, y), xytext=(0, -11 if i % 2 else -20), textcoords="offset points",
-                ha="center", fontsize=6.5, color="0.25",
-            )  # fmt: skip
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="arithmetic of a call (GFLOP)",
-            title=threads_text(count),
-        )
-        axes.margins(0.14)
-        _plain_numbers(axes.xaxis, "{x:g}")
+        axes.plot(places, [ours for ours, _ in rates], "o", color=BLUE, label="fast weights")
+        axes.set(yscale="log", xlabel="case, by arithmetic", title=threads_text(count))
+        axes.set_xticks(places, [row["case"] for row in rows], rotation=35, ha="right")
+        axes.grid(axis="y", color="0.9")
         _plain_numbers(axes.yaxis, "{x:g}")
     grid[0].set_ylabel("GFLOP/s")
     handles, labels = grid[0].get_legend_handles_labels()
@@ -263,6 +252,6 @@ def _roofline(timed: Sequence[Row], threads: Sequence[int]) -> Picture:
     return Picture(
         name="bench-roofline",
         figure=figure,
-        alt="GFLOP/s of training against the arithmetic of a call, beside torch.mm.",
+        alt="GFLOP/s of training in every case, beside torch.mm with as much arithmetic.",
         caption="Only the arithmetic that the equations need is counted.",
     )
