@@ -106,6 +106,34 @@ def test_a_run_that_ends_leaves_the_display_and_counts_as_done(tmp_path: Path) -
     assert "50 %" in line
 
 
+def test_of_many_runs_it_reads_those_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = [unit(name) for name in "abcd"]
+    where = folders(tmp_path, units)
+    at(where["d"], 500, 0.5)  # of an earlier process
+    read: list[str] = []
+    state_of = Display._state_of
+
+    def noted(self: Display, one: Unit) -> tuple[int, str]:
+        read.append(one.name)
+        return state_of(self, one)
+
+    monkeypatch.setattr(Display, "_state_of", noted)
+    display = Display(units, where, console=terminal())
+    with display:
+        assert read == ["a", "b", "c", "d"]
+        read.clear()
+        display.tick(["a", "b"])
+        display.tick(["b"])
+        assert set(read) == {"a", "b"}
+        (where["a"] / "result.json").write_text("{}")
+        display.tick(["b", "a"])
+        display.tick(["b"])
+        everything, _ = last_frame(display)
+    assert "38 %" in everything  # one of four, and half of another
+
+
 def test_labels_are_no_markup(tmp_path: Path) -> None:
     units = [dataclasses.replace(unit("x", note="[bold]"), label="sizes [red] [/]")]
     console = terminal()

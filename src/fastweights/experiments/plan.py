@@ -17,6 +17,7 @@ from fastweights.training.config import ConfigError, as_dict, differences, from_
 from fastweights.training.files import is_temporary, read_json, write_json
 
 __all__ = [
+    "RUN",
     "Plan",
     "as_text",
     "check",

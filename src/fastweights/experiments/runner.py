@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastweights.experiments.base import Unit
-from fastweights.experiments.plan import Plan, load_plan
+from fastweights.experiments.plan import RUN, Plan, read_plan
 from fastweights.training.config import ConfigError, as_dict
 from fastweights.training.environment import environment
 from fastweights.training.files import is_temporary, write_json
@@ -87,12 +87,19 @@ def _run_unit(folder: str, *, tensorboard: bool) -> None:
     then this one waits, and finds the result.
     """
     home = Path(folder)
-    plan = load_plan(home.parent.parent)
+    described = home.parent.parent / RUN
+    plan = _plan_in(described, described.stat().st_mtime_ns)
     unit = next(u for u in plan.units if u.name == home.name)
     home.mkdir(parents=True, exist_ok=True)
     with _locked(home / ".lock", wait=True):
         if not (home / "result.json").exists():
             _run_alone(plan, unit, home, tensorboard=tensorboard)
+
+
+@functools.lru_cache(maxsize=16)
+def _plan_in(path: Path, modified: int) -> Plan:
+    """The plan a file describes, read once by a worker that does many of its units."""
+    return read_plan(path)
 
 
 def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None:

@@ -54,6 +54,7 @@ class Display:
         self._note = notes.pop() if len(notes) == 1 else ""
         self._console = console or Console(stderr=True)
         self._bars: dict[str, TaskID] = {}
+        self._steps: dict[str, int] = {}
         self._last_line = -SECONDS_PER_LINE
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -79,20 +80,23 @@ class Display:
         self._progress.stop()
 
     def tick(self, running: Sequence[str]) -> None:
-        """Read how far every run is, and show it."""
-        done = 0
+        """Read how far the runs are, and show it.
+
+        At first it reads them all, later those that run or have just stopped: a sweep has many.
+        """
         states = {}
-        for name, unit in self._units.items():
-            step, states[name] = self._state_of(unit)
-            done += step
+        for name in [*running, *(self._bars if self._steps else self._units)]:
+            unit = self._units[name]
+            self._steps[name], states[name] = self._state_of(unit)
             if name in running and name not in self._bars:
                 self._bars[name] = self._progress.add_task(_title(unit), total=unit.total, state="")
-            if name in self._bars:
-                if name in running:
-                    self._progress.update(self._bars[name], completed=step, state=states[name])
-                else:
-                    self._progress.remove_task(self._bars.pop(name))
-        self._progress.update(self._all, completed=done)
+        for name in [*self._bars]:
+            if name in running:
+                bar, step = self._bars[name], self._steps[name]
+                self._progress.update(bar, completed=step, state=states[name])
+            else:
+                self._progress.remove_task(self._bars.pop(name))
+        self._progress.update(self._all, completed=sum(self._steps.values()))
         if not self._console.is_terminal and time.monotonic() - self._last_line > SECONDS_PER_LINE:
             self._last_line = time.monotonic()
             self._print(running, states)
