@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastweights.decay import StepIndexed
+from fastweights import FastWeightsRNN, FastWeightsState
+from fastweights.decay import Exponential, PowerLaw, StepIndexed
 from fastweights.ops.fast_weights import numba_chunked
 from fastweights.ops.simd import lanes_of
 from tests.problems import matrix_of, problem, run, solve
@@ -229,6 +230,35 @@ def test_thousands_of_steps():
     results = solve(short.to(torch.float32), **how)
     for name, tensor in solve(short.to(torch.float64), form="matrix").items():
         assert_close(results[name], tensor, name)
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_a_power_law_in_chunks(backend):
+    """Near the exact power law, by far nearer than the best single exponential."""
+    exact = problem(150, 2, 8, decay="power-law")
+    expected, _, memory = run(exact)
+    total = dataclasses.replace(exact, decay=PowerLaw(0.5).as_exponentials(1e-3, 1000))
+    output, after, approximate = run(total, form="chunked", backend=backend)
+    assert after.matrix.shape == (2, total.decay.components, 8, 8)
+    error = (output - expected).abs().max() / expected.abs().max()
+    assert 1e-10 < error < 2e-3
+    assert (approximate - memory).abs().max() < 2e-3 * memory.abs().max()
+    single = dataclasses.replace(exact, decay=Exponential(0.98))
+    assert (run(single)[0] - expected).abs().max() > 20 * (output - expected).abs().max()
+
+
+def test_a_layer_carries_every_matrix_of_its_decay():
+    layer = FastWeightsRNN(3, 4, 2, decay=PowerLaw().as_exponentials(0.01, 100), form="chunked")
+    x = torch.randn(9, 3, 3)
+    whole, _ = layer(x)
+    first, state = layer(x[:5])
+    assert state.matrix.shape == (2, 3, layer.decay.components, 4, 4)
+    rest, _ = layer(x[5:], FastWeightsState.from_tensors(state.tensors()))
+    assert_close(torch.cat([first, rest]), whole)
+    alone, _ = layer(x[5:, 1], state[1])
+    assert_close(alone, whole[5:, 1])
+    with pytest.raises(ValueError, match=r"state\.matrix must have shape"):
+        layer(x, dataclasses.replace(state, matrix=state.matrix[:, :, 0]))
 
 
 def test_why_not():
