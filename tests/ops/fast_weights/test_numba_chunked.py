@@ -261,6 +261,21 @@ def test_a_layer_carries_every_matrix_of_its_decay():
         layer(x, dataclasses.replace(state, matrix=state.matrix[:, :, 0]))
 
 
+def test_a_long_sequence_compiled_and_exported():
+    """The whole layer as one graph; the program takes any batch."""
+    layer, x = FastWeightsRNN(3, 4), torch.randn(120, 5, 3)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    output, state = layer(x)
+    assert state.matrix is not None
+    assert torch.equal(compiled(x)[0], output)
+    assert torch.equal(compiled(x, state)[0], layer(x, state)[0])
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(layer, (x,), dynamic_shapes=({1: batch},)).module()
+    for size in (2, 11):
+        y = torch.randn(120, size, 3)
+        assert_close(program(y)[0], layer(y)[0])
+
+
 def test_why_not():
     given = _from_matrix(problem(3, 2, 4, carried=1))
 
