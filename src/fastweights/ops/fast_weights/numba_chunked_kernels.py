@@ -96,7 +96,7 @@ def forward(
                     at = (j * chunk + k) * lanes
                     store(scaled, at, load(across, at) * load(shares, k * lanes))
             add_products(
-                matrices, m * size, load(shares, count * lanes), across, scaled, count, chunk,
+                matrices, m * size, load(shares, count * lanes), across, 0, scaled, 0, count, chunk,
                 width, lanes,
             )  # fmt: skip
         copy(kept.history, 0, kept.history, count * step, width, lanes)
@@ -140,8 +140,7 @@ def backward(
     )  # fmt: skip
     work = new_work(width, chunk, lanes, kind)
     reads = chunk * inner_steps
-    left = np.zeros(padded(width) * 2 * reads * lanes, kind)
-    right = np.zeros(padded(width) * 2 * reads * lanes, kind)
+    turned = np.zeros(padded(width) * 2 * reads * lanes, kind)
     shares = np.empty((chunk + 1) * lanes, kind)
     nothing = np.empty((0, 0, 0, 0), kind)
     dhistory = gradients.history
@@ -180,14 +179,21 @@ def backward(
             scatter(ddrive[begin + k], first, work.dz, 0, lanes)
         if inner_steps:
             reads = count * inner_steps
-            _turn(left, 0, 2 * reads, gradients.reads, reads, width, lanes)
-            _turn(left, reads, 2 * reads, kept.queries, reads, width, lanes)
             one = spread(kind.type(1))
+            half = reads * lanes
+            _turn(turned, reads, 2 * reads, kept.queries, reads, width, lanes)
             for m in range(components):
-                _swap_halves(right, left, fades[m], after_read, inner_steps, reads, width, lanes)
+                _turn(turned, 0, 2 * reads, gradients.reads, reads, width, lanes)
+                _scale(turned, fades[m], after_read, inner_steps, reads, width, lanes)
+                # ȳ vᵀ and its transpose, both halved: the symmetric part
                 add_products(
-                    dmatrices, m * size, one, left, right, 2 * reads, 2 * reads, width, lanes
-                )
+                    dmatrices, m * size, one, turned, 0, turned, half, reads, 2 * reads, width,
+                    lanes,
+                )  # fmt: skip
+                add_products(
+                    dmatrices, m * size, one, turned, half, turned, 0, reads, 2 * reads, width,
+                    lanes,
+                )  # fmt: skip
     gather(work.g, 0, dhs[0], first, lanes)
     for j in range(0, step, lanes):
         store(work.g, j, load(work.g, j) + load(dhistory, j))
@@ -261,18 +267,16 @@ def _turn(
 
 
 @jit
-def _swap_halves(
-    right: Any, left: Any, fades: Any, after_read: bool, inner_steps: int, reads: int, width: int,
-    lanes: int,
-) -> None:  # fmt: skip
-    """From rows (ȳ, v) to ½ fade (v, ȳ): the product of both is the symmetric part of ȳ vᵀ."""
-    half = right.dtype.type(0.5)
+def _scale(
+    turned: Any, fades: Any, after_read: bool, inner_steps: int, reads: int, width: int, lanes: int
+) -> None:
+    """Half of what is left of the matrix at each read, times the ȳ of that read."""
+    half = turned.dtype.type(0.5)
     for n in range(reads):
         fade = spread(half * fades[n // inner_steps + (0 if after_read else 1)])
         for j in range(width):
-            at = j * 2 * reads + n
-            store(right, at * lanes, fade * load(left, (at + reads) * lanes))
-            store(right, (at + reads) * lanes, fade * load(left, at * lanes))
+            at = (j * 2 * reads + n) * lanes
+            store(turned, at, fade * load(turned, at))
 
 
 @jit

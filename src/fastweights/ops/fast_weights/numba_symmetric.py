@@ -91,10 +91,10 @@ def symmetric_times(out: Any, matrix: Any, at: int, x: Any, width: int, lanes: i
 
 @jit
 def add_products(
-    matrix: Any, at: int, fade: Any, left: Any, right: Any, count: int, stride: int, width: int,
-    lanes: int,
+    matrix: Any, at: int, fade: Any, left: Any, left_at: int, right: Any, right_at: int,
+    count: int, stride: int, width: int, lanes: int,
 ) -> None:  # fmt: skip
-    """matrix = fade · matrix + Σ_n left_n right_nᵀ, which must be symmetric as a whole.
+    """matrix = fade · matrix + Σ_n left_n right_nᵀ, of which one half is looked at.
 
     ``left`` and ``right`` hold the ``count`` numbers of one row together, ``stride`` apart from
     row to row, so that the inner loop runs along memory.
@@ -121,8 +121,8 @@ def add_products(
                 fade * load(matrix, next_to + 6 * lanes),
                 fade * load(matrix, next_to + 7 * lanes),
             )
-            x = i * step
-            y = j * step
+            x = left_at + i * step
+            y = right_at + j * step
             for _ in range(count):
                 v, w = load(right, y), load(right, y + step)
                 u = load(left, x)
