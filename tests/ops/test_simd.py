@@ -76,3 +76,21 @@ def test_addresses_need_no_alignment_and_nothing_else_is_touched(dtype):
 def test_lanes_fill_one_register():
     assert simd.lanes_of(4) == 2 * simd.lanes_of(8) == simd.LANES[numba.float32]
     assert simd.LANES[numba.float64] == simd.lanes_of(8) >= 2
+
+
+@njit
+def _transposed(out, out_step, x, x_step):
+    simd.transpose(out, 2, out_step, x, 3, x_step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transpose_moves_a_square_and_nothing_else(dtype):
+    lanes = simd.lanes_of(np.dtype(dtype).itemsize)
+    x = np.arange(3 + (lanes + 5) * lanes).astype(dtype)
+    out = np.full(2 + (lanes + 1) * lanes, -1, dtype)
+    _transposed(out, lanes + 1, x, lanes + 5)
+    square = x[3:].reshape(lanes, lanes + 5)[:, :lanes]
+    found = out[2:].reshape(lanes, lanes + 1)
+    np.testing.assert_array_equal(found[:, :lanes], square.T)
+    assert (found[:, lanes] == -1).all()
+    assert (out[:2] == -1).all()

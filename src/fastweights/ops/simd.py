@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
-__all__ = ["LANES", "fma", "lanes_of", "load", "masked", "root", "spread", "store"]
+__all__ = ["LANES", "fma", "lanes_of", "load", "masked", "root", "spread", "store", "transpose"]
 
 _features = llvmlite.binding.get_host_cpu_features()
 # Zen 4 works through a wide register half by half: short ones are as fast and waste fewer lanes.
@@ -81,6 +81,53 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), generate
+
+
+@intrinsic
+def transpose(
+    typing: Any, out: Any, out_at: Any, out_step: Any, x: Any, x_at: Any, x_step: Any
+) -> Any:
+    """A square of as many rows as a vector has lanes, transposed: out[i, j] = x[j, i].
+
+    Rows are vectors ``step`` numbers apart in the arrays. The transposition is one of blocks of
+    two by two, once for each bit of the row number.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        out, out_at, out_step, x, x_at, x_step = args
+        vector = _llvm_type(Vector(signature.args[3].dtype))
+        count, align = vector.count, signature.args[3].dtype.bitwidth // 8
+
+        def row(kind: Any, array: Any, at: Any, step: Any, index: int) -> Any:
+            offset = builder.mul(step, ir.Constant(step.type, index))
+            return _address(context, builder, kind, array, builder.add(at, offset))
+
+        rows = []
+        for i in range(count):
+            rows.append(builder.load(row(signature.args[3], x, x_at, x_step, i)))
+            rows[i].align = align
+        distance = count // 2
+        while distance:
+            for i in range(count):
+                if i & distance:
+                    continue
+                a, b = rows[i], rows[i + distance]
+                low = [j ^ distance | count if j & distance else j for j in range(count)]
+                high = [j | count if j & distance else j | distance for j in range(count)]
+                rows[i] = builder.shuffle_vector(a, b, _lanes(low))
+                rows[i + distance] = builder.shuffle_vector(a, b, _lanes(high))
+            distance //= 2
+        for i in range(count):
+            address = row(signature.args[0], out, out_at, out_step, i)
+            builder.store(rows[i], address).align = align
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(out, index, index, x, index, index), generate
+
+
+def _lanes(numbers: list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)
 
 
 @intrinsic

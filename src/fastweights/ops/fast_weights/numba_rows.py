@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastweights.ops.compiled import compiled
-from fastweights.ops.simd import fma, load, masked, root, spread, store
+from fastweights.ops.simd import fma, load, masked, root, spread, store, transpose
 
 __all__ = [
     "ROWS",
@@ -124,8 +124,13 @@ def contract(
 
 @jit
 def gather(rows: Any, at: int, plain: Any, first: int, lanes: int) -> None:
-    """Rows of a block from a (B, H) array; lanes beyond the batch get zeros."""
+    """Rows of a block from a contiguous (B, H) array; lanes beyond the batch get zeros."""
     batch, width = plain.shape
+    if first + lanes <= batch and width >= lanes:
+        for start in range(0, width, lanes):
+            j = min(start, width - lanes)  # the last rows may be written twice
+            transpose(rows, at + j * lanes, lanes, plain, first * width + j, width)
+        return
     for lane in range(lanes):
         sample = first + lane
         for j in range(width):
@@ -136,6 +141,11 @@ def gather(rows: Any, at: int, plain: Any, first: int, lanes: int) -> None:
 def scatter(plain: Any, first: int, rows: Any, at: int, lanes: int) -> None:
     """The inverse of :func:`gather`."""
     batch, width = plain.shape
+    if first + lanes <= batch and width >= lanes:
+        for start in range(0, width, lanes):
+            j = min(start, width - lanes)
+            transpose(plain, first * width + j, width, rows, at + j * lanes, lanes)
+        return
     for lane in range(min(lanes, batch - first)):
         for j in range(width):
             plain[first + lane, j] = rows[at + j * lanes + lane]
