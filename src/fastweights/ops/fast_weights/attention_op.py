@@ -7,10 +7,11 @@ every decay that is a function of age works, learned or not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
@@ -23,12 +24,13 @@ __all__ = [
     "NORM_PRELIMINARY",
     "PREVIOUS",
     "TANH",
+    "FusedOp",
     "flags_of",
     "gradients_like",
     "no_second_derivative",
     "norms_of",
     "past_the_end",
-    "register_autograd",
+    "register",
     "run",
     "why_not",
 ]
@@ -80,7 +82,7 @@ def past_the_end(
 
 
 def run(
-    forward: Callable[..., tuple[Tensor, ...]],
+    op: FusedOp,
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
@@ -89,7 +91,7 @@ def run(
     options: Options,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
-    """As :func:`fastweights.ops.fast_weights.reference.attention_form`, by the op ``forward``."""
+    """As :func:`fastweights.ops.fast_weights.reference.attention_form`, by ``op``."""
     length, hebbian = drive.shape[0], options.memory == "hebbian"
     past = state.hidden[None]
     if hebbian and state.history is not None:
@@ -109,7 +111,7 @@ def run(
     static = weights.memory if options.memory == "static" else None
     inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, static)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    hs, *_ = forward(
+    hs, *_ = op(
         *inputs,
         options.inner_steps,
         options.norm_eps,
@@ -132,7 +134,7 @@ def run(
 def gradients_like(
     hs: Tensor, weight: Tensor, rates: Tensor, static: Tensor | None, length: int
 ) -> tuple[Tensor, ...]:
-    """Tensors of the shapes that a ``backward`` of :func:`register_autograd` returns."""
+    """Tensors of the shapes that a ``backward`` of :func:`register` returns."""
     width = hs.shape[2]
     return (
         hs.new_empty(length, *hs.shape[1:]),
@@ -145,43 +147,108 @@ def gradients_like(
     )
 
 
-def register_autograd(forward: Any, backward: Any) -> None:
-    """Make ``backward`` the gradient of the op ``forward``, and refuse a second derivative.
+class FusedOp(NamedTuple):
+    """An op and its gradient, twice: registered with PyTorch, and as plain functions.
+
+    The registered ones are what compilers, exporters and everything else that looks at operations
+    sees. Calling them costs several times as much as calling the functions, more than short
+    sequences take to compute.
+    """
+
+    op: Any
+    backward_op: Any
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor, ...]]
+
+    def __call__(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """The op's outputs, by the way that costs less where nobody looks."""
+        watched = (
+            torch.compiler.is_compiling()
+            or _get_current_dispatch_mode() is not None
+            or torch._C._are_functorch_transforms_active()
+        )
+        if watched or any(type(x) not in _PLAIN for x in inputs):
+            return self.op(*inputs)
+        return _Direct.apply(self, *inputs)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter, type(None), int, float, bool)
+
+
+class _Direct(torch.autograd.Function):
+    """A fused op called past PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, op: FusedOp, *inputs: Any) -> tuple[Tensor, ...]:
+        output = op.forward(*inputs)
+        ctx.op = op
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, dhs: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        # With create_graph the registered op refuses the second derivative.
+        backward = ctx.op.backward_op if torch.is_grad_enabled() else ctx.op.backward
+        return None, *_gradients(backward, ctx, dhs)
+
+
+def register(
+    name: str,
+    forward: Callable[..., tuple[Tensor, ...]],
+    forward_shapes: Callable[..., tuple[Tensor, ...]],
+    backward: Callable[..., tuple[Tensor, ...]],
+    backward_shapes: Callable[..., tuple[Tensor, ...]],
+) -> FusedOp:
+    """Tell PyTorch of an op and of its gradient, which has none itself.
 
     ``forward`` returns hs and whatever else it keeps; ``backward`` takes the gradient of hs, hs,
     weight, rates, norm_weight, static, the rest that was kept, T, S, flags and memory, and returns
-    the gradients of drive, past, weight, rates, norm_weight, norm_bias and static.
+    the gradients of drive, past, weight, rates, norm_weight, norm_bias and static. The functions
+    of shapes take the same and return empty tensors of the same shapes.
     """
+    op, backward_op = (
+        torch.library.custom_op(f"fastweights::{full}", function, mutates_args=())
+        for full, function in ((name, forward), (f"{name}_backward", backward))
+    )
+    op.register_fake(forward_shapes)
+    backward_op.register_fake(backward_shapes)
+    op.register_autograd(
+        lambda ctx, dhs, *_: _gradients(backward_op, ctx, dhs), setup_context=_setup_context
+    )
+    backward_op.register_autograd(no_second_derivative)
+    return FusedOp(op, backward_op, forward, backward)
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        drive, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
-        ctx.save_for_backward(weight, rates, norm_weight, static, *output)
-        ctx.settings = (drive.shape[0], steps, flags, memory)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
 
-    def autograd(ctx: Any, dhs: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * 12
-        if dhs is None:
-            return nothing
-        weight, rates, norm_weight, static, hs, *kept = ctx.saved_tensors
-        ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(
-            dhs, hs, weight, rates, norm_weight, static, *kept, *ctx.settings
-        )
-        normed = norm_weight is not None
-        gradients = (
-            ddrive,
-            dpast,
-            dweight,
-            drates,
-            dgain if normed else None,
-            dbias if normed else None,
-            None if static is None else dstatic,
-        )
-        return gradients + nothing[len(gradients) :]
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    drive, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
+    ctx.save_for_backward(weight, rates, norm_weight, static, *output)
+    ctx.settings = (drive.shape[0], steps, flags, memory)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
 
-    forward.register_autograd(autograd, setup_context=setup_context)
-    backward.register_autograd(no_second_derivative)
+
+def _gradients(
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, dhs: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """One for each input of the op."""
+    nothing = (None,) * 12
+    if dhs is None:
+        return nothing
+    weight, rates, norm_weight, static, hs, *kept = ctx.saved_tensors
+    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(
+        dhs, hs, weight, rates, norm_weight, static, *kept, *ctx.settings
+    )
+    normed = norm_weight is not None
+    gradients = (
+        ddrive,
+        dpast,
+        dweight,
+        drates,
+        dgain if normed else None,
+        dbias if normed else None,
+        None if static is None else dstatic,
+    )
+    return gradients + nothing[len(gradients) :]
 
 
 def no_second_derivative(ctx: Any, *gradients: Tensor) -> None:

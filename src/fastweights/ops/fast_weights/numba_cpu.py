@@ -28,6 +28,7 @@ __all__ = [
     "attention_form",
     "for_each_block",
     "lanes_for",
+    "share_out",
     "why_not",
     "why_not_here",
 ]
@@ -61,7 +62,7 @@ def attention_form(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
-    return attention_op.run(_forward, drive, weights, decay, write_rate, state, options, lengths)
+    return attention_op.run(_attention, drive, weights, decay, write_rate, state, options, lengths)
 
 
 @functools.cache
@@ -70,23 +71,27 @@ def _threads(process: int, count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="fastweights")
 
 
-def for_each_block(blocks: int, work: Callable[[int], None]) -> None:
-    """Run ``work`` for every block, on as many threads as torch may use."""
+def share_out(blocks: int, work: Callable[[int, int], None]) -> None:
+    """Run ``work(start, stride)`` on as many threads as torch may use: a share of blocks each."""
     count = min(torch.get_num_threads(), blocks)
     if count <= 1:
-        for block in range(blocks):
-            work(block)
+        work(0, 1)
         return
-
-    def share(start: int) -> None:
-        for block in range(start, blocks, count):
-            work(block)
-
     pool = _threads(os.getpid(), torch.get_num_threads())
-    others = [pool.submit(share, start) for start in range(1, count)]
-    share(0)
+    others = [pool.submit(work, start, count) for start in range(1, count)]
+    work(0, count)
     for other in others:
         other.result()
+
+
+def for_each_block(blocks: int, work: Callable[[int], None]) -> None:
+    """Run ``work`` for every block, on as many threads as torch may use."""
+
+    def share(start: int, stride: int) -> None:
+        for block in range(start, blocks, stride):
+            work(block)
+
+    share_out(blocks, share)
 
 
 def array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
@@ -127,7 +132,6 @@ def lanes_for(drive: Tensor) -> int:
     return lanes_of(drive.element_size())
 
 
-@torch.library.custom_op("fastweights::attention_form", mutates_args=())
 def _forward(
     drive: Tensor,
     past: Tensor,
@@ -152,7 +156,6 @@ def _forward(
     hs[: past.shape[0]] = past
     sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, flags, lanes)
     saved = [drive.new_empty(rows * row) for rows, row in sizes]
-    slots = sizes[0][0]
     arrays = (
         array(drive, drive),
         array(weight, drive),
@@ -164,22 +167,20 @@ def _forward(
         *(tensor.view(size).numpy() for tensor, size in zip(saved, sizes, strict=True)),
     )
 
-    def work(block: int) -> None:
-        # Without keep a slot serves every block of one thread: blocks are dealt out in turn.
+    def work(start: int, stride: int) -> None:
         numba_kernels.forward(
-            block, block % slots, lanes, memory, bool(flags & NORM),
+            start, stride, blocks, lanes, memory, bool(flags & NORM),
             bool(flags & NORM_PRELIMINARY), bool(flags & PREVIOUS), bool(flags & AFTER_READ),
             keep, norm_eps, inner_steps, *arrays,
         )  # fmt: skip
 
-    for_each_block(blocks, work)
+    share_out(blocks, work)
     if not keep:
         saved = [drive.new_empty(0) for _ in saved]
     history, queries, normed, scales = saved
     return hs, history, queries, normed, scales
 
 
-@_forward.register_fake
 def _forward_shapes(
     drive: Tensor, past: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
     norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
@@ -195,7 +196,6 @@ def _forward_shapes(
     return hs, *(drive.new_empty(rows * row) for rows, row in sizes)
 
 
-@torch.library.custom_op("fastweights::attention_form_backward", mutates_args=())
 def _backward(
     dhs: Tensor,
     hs: Tensor,
@@ -236,14 +236,14 @@ def _backward(
         *(x.numpy() for x in (ddrive, dpast, drates, dgain, dbias, dread, asked)),
     )
 
-    def work(block: int) -> None:
+    def work(start: int, stride: int) -> None:
         numba_kernels.backward(
-            block, lanes, memory, bool(flags & NORM), bool(flags & NORM_PRELIMINARY),
-            bool(flags & PREVIOUS), bool(flags & AFTER_READ), bool(flags & DETACH),
-            inner_steps, *arrays,
+            start, stride, blocks, lanes, memory, bool(flags & NORM),
+            bool(flags & NORM_PRELIMINARY), bool(flags & PREVIOUS), bool(flags & AFTER_READ),
+            bool(flags & DETACH), inner_steps, *arrays,
         )  # fmt: skip
 
-    for_each_block(blocks, work)
+    share_out(blocks, work)
     dweight = ddrive.flatten(0, 1).t() @ hs[start - 1 : -1].flatten(0, 1)
     dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2) if is_static else hs.new_empty(0, 0)
     return (
@@ -257,7 +257,6 @@ def _backward(
     )
 
 
-@_backward.register_fake
 def _backward_shapes(
     dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
     static: Tensor | None, history: Tensor, queries: Tensor, normed: Tensor, scales: Tensor,
@@ -266,4 +265,6 @@ def _backward_shapes(
     return attention_op.gradients_like(hs, weight, rates, static, length)
 
 
-attention_op.register_autograd(_forward, _backward)
+_attention = attention_op.register(
+    "attention_form", _forward, _forward_shapes, _backward, _backward_shapes
+)

@@ -59,7 +59,7 @@ def attention_form(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
-    return attention_op.run(_forward, drive, weights, decay, write_rate, state, options, lengths)
+    return attention_op.run(_attention, drive, weights, decay, write_rate, state, options, lengths)
 
 
 def _settings(drive: Tensor, flags: int, memory: int) -> dict[str, Any]:
@@ -103,7 +103,6 @@ def _kept_like(
     )
 
 
-@torch.library.custom_op("fastweights::attention_form_triton", mutates_args=())
 def _forward(
     drive: Tensor,
     past: Tensor,
@@ -153,7 +152,6 @@ def _given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
     return stand_in if tensor is None else tensor.contiguous()
 
 
-@_forward.register_fake
 def _forward_shapes(
     drive: Tensor, past: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
     norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
@@ -163,7 +161,6 @@ def _forward_shapes(
     return hs, *_kept_like(drive, inner_steps, flags, memory, keep)
 
 
-@torch.library.custom_op("fastweights::attention_form_triton_backward", mutates_args=())
 def _backward(
     dhs: Tensor,
     hs: Tensor,
@@ -228,7 +225,6 @@ def _backward(
     )
 
 
-@_backward.register_fake
 def _backward_shapes(
     dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
     static: Tensor | None, queries: Tensor, normed: Tensor, scales: Tensor, length: int,
@@ -237,4 +233,6 @@ def _backward_shapes(
     return attention_op.gradients_like(hs, weight, rates, static, length)
 
 
-attention_op.register_autograd(_forward, _backward)
+_attention = attention_op.register(
+    "attention_form_triton", _forward, _forward_shapes, _backward, _backward_shapes
+)
