@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -9,6 +11,9 @@ from hypothesis import settings
 # The same examples every time, and no stopwatch: the machine may be busy with other things.
 settings.register_profile("fastweights", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastweights")
+
+# A shell starts background jobs deaf to Ctrl-C, and what they start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,7 @@ SMALL = DeblurringConfig(
     interference_sweeps=30,
     rehearsal_sweeps=5,
     relaxation_updates=50,
+    relaxation_step=10,
 )
 
 

@@ -109,7 +109,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a forked torch may hang
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(work, theirs))
-        with _ctrl_c_ignored():  # which the process inherits, before it could say so itself
+        with _ctrl_c_held_back():  # which the process inherits, before it could say so itself
             self.process.start()
         theirs.close()  # so that the pipe ends when the process does
         self.name: str | None = None
@@ -147,16 +147,19 @@ def _team(work: Work, size: int) -> Iterator[list[_Worker]]:
 
 
 @contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
-    if threading.current_thread() is not threading.main_thread():  # may not set handlers
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
+
+    Started in here a process never sees it. This one sees it afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(work: Work, pipe: Connection) -> None:
