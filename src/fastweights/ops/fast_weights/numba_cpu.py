@@ -104,14 +104,13 @@ def array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
 def _kept_sizes(
     keep: bool,
     blocks: int,
-    carried: int,
     length: int,
     width: int,
     steps: int,
     flags: int,
     lanes: int,
 ) -> list[tuple[int, int]]:
-    """Shapes of history, queries, normed and scales; of one block and step without ``keep``.
+    """Shapes of queries, normed and scales; of one block and step without ``keep``.
 
     The op hands them on flat: a dimension that may be 1 would bind an exported program to it.
     """
@@ -119,7 +118,6 @@ def _kept_sizes(
     row = width * lanes
     norms = norms_of(steps, flags)
     return [
-        (slots, (carried + length + 1) * row),
         (slots, kept * max(steps, 1) * row),
         (slots, kept * norms * row),
         (slots, kept * norms * lanes),
@@ -145,7 +143,7 @@ def _forward(
     flags: int,
     memory: int,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """hs (M + T + 1, B, H), which starts with ``past``, and what the backward pass needs."""
     from fastweights.ops.fast_weights import numba_kernels
 
@@ -154,7 +152,7 @@ def _forward(
     blocks = -(-batch // lanes)
     hs = drive.new_empty(past.shape[0] + length, batch, width)
     hs[: past.shape[0]] = past
-    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, flags, lanes)
+    sizes = _kept_sizes(keep, blocks, length, width, inner_steps, flags, lanes)
     saved = [drive.new_empty(rows * row) for rows, row in sizes]
     arrays = (
         array(drive, drive),
@@ -177,8 +175,8 @@ def _forward(
     share_out(blocks, work)
     if not keep:
         saved = [drive.new_empty(0) for _ in saved]
-    history, queries, normed, scales = saved
-    return hs, history, queries, normed, scales
+    queries, normed, scales = saved
+    return hs, queries, normed, scales
 
 
 def _forward_shapes(
@@ -191,8 +189,8 @@ def _forward_shapes(
     blocks = (batch + lanes - 1) // lanes
     hs = drive.new_empty(past.shape[0] + length, batch, width)
     if not keep:
-        return hs, *(drive.new_empty(0) for _ in range(4))
-    sizes = _kept_sizes(keep, blocks, past.shape[0] - 1, length, width, inner_steps, flags, lanes)
+        return hs, *(drive.new_empty(0) for _ in range(3))
+    sizes = _kept_sizes(keep, blocks, length, width, inner_steps, flags, lanes)
     return hs, *(drive.new_empty(rows * row) for rows, row in sizes)
 
 
@@ -203,7 +201,6 @@ def _backward(
     rates: Tensor,
     norm_weight: Tensor | None,
     static: Tensor | None,
-    history: Tensor,
     queries: Tensor,
     normed: Tensor,
     scales: Tensor,
@@ -219,8 +216,8 @@ def _backward(
     lanes = lanes_for(hs)
     blocks = -(-batch // lanes)
     start = hs.shape[0] - length
-    sizes = _kept_sizes(True, blocks, start - 1, length, width, inner_steps, flags, lanes)
-    kept = zip((history, queries, normed, scales), sizes, strict=True)
+    sizes = _kept_sizes(True, blocks, length, width, inner_steps, flags, lanes)
+    kept = zip((queries, normed, scales), sizes, strict=True)
     is_static = memory == numba_kernels.STATIC
     ddrive, dpast = hs.new_empty(length, batch, width), hs.new_empty(start, batch, width)
     drates = hs.new_zeros(blocks, rates.shape[0] * lanes)
@@ -231,6 +228,7 @@ def _backward(
         array(norm_weight, hs, width),
         array(rates, hs),
         array(None if static is None else static.t(), hs, 0, 0),
+        array(hs, hs),
         *(array(x.view(size), hs) for x, size in kept),
         array(dhs, hs),
         *(x.numpy() for x in (ddrive, dpast, drates, dgain, dbias, dread, asked)),
@@ -259,7 +257,7 @@ def _backward(
 
 def _backward_shapes(
     dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
-    static: Tensor | None, history: Tensor, queries: Tensor, normed: Tensor, scales: Tensor,
+    static: Tensor | None, queries: Tensor, normed: Tensor, scales: Tensor,
     length: int, inner_steps: int, flags: int, memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return attention_op.gradients_like(hs, weight, rates, static, length)

@@ -34,7 +34,7 @@ def forward(
     norm_preliminary: bool, previous: bool, after_read: bool, keep: bool, eps: Any,
     inner_steps: int,
     drive: Any, weight: Any, gain: Any, bias: Any, rates: Any, static: Any, hs: Any,
-    all_history: Any, all_queries: Any, all_normed: Any, all_scales: Any,
+    all_queries: Any, all_normed: Any, all_scales: Any,
 ) -> None:  # fmt: skip
     """``hs`` (M + T + 1, B, H) holds M + 1 vectors and gets the rest.
 
@@ -50,13 +50,14 @@ def forward(
     slow = Slow(weight, static, gain, bias)
     nothing = np.empty((0, 0), drive.dtype)
     memories = Carried(rates, nothing, nothing[0:0].ravel())
+    history = np.empty((carried + length + 1) * step, drive.dtype)
     work = new_work(width, carried + length, lanes, drive.dtype)
     for block in range(start, blocks, stride):
         first = block * lanes
         slot = block if keep else start
-        kept = Kept(all_history[slot], all_queries[slot], all_normed[slot], all_scales[slot])
+        kept = Kept(history, all_queries[slot], all_normed[slot], all_scales[slot])
         for m in range(carried + 1):
-            gather(kept.history, m * step, hs[m], first, lanes)
+            gather(history, m * step, hs[m], first, lanes)
         for t in range(length):
             now = (carried + t) * step
             place = t if keep else 0
@@ -66,7 +67,7 @@ def forward(
                 carried + t + (0 if after_read else 1), place * max(inner_steps, 1) * step,
                 place * settings.norms,
             )  # fmt: skip
-            scatter(hs[carried + t + 1], first, kept.history, now + step, lanes)
+            scatter(hs[carried + t + 1], first, history, now + step, lanes)
 
 
 @jit
@@ -74,7 +75,7 @@ def backward(
     start: int, stride: int, blocks: int, lanes: int, memory: int, norm: bool,
     norm_preliminary: bool, previous: bool, after_read: bool, detach: bool, inner_steps: int,
     weight_t: Any, gain: Any, rates: Any, static_t: Any,
-    all_history: Any, all_queries: Any, all_normed: Any, all_scales: Any, dhs: Any,
+    hs: Any, all_queries: Any, all_normed: Any, all_scales: Any, dhs: Any,
     ddrive: Any, dstart: Any, drates: Any, dgain: Any, dbias: Any, dread: Any, asked_for: Any,
 ) -> None:  # fmt: skip
     """Backwards in time.
@@ -94,15 +95,17 @@ def backward(
     slow = Slow(weight_t, static_t, gain, gain)
     nothing = np.empty((0, 0), kind)
     memories = Carried(rates, nothing, nothing[0:0].ravel())
+    history = np.empty((carried + length + 1) * step, kind)
     dhistory = np.empty((carried + length + 1) * step, kind)
     work = new_work(width, carried + length, lanes, kind)
     for block in range(start, blocks, stride):
         first = block * lanes
-        kept = Kept(all_history[block], all_queries[block], all_normed[block], all_scales[block])
+        kept = Kept(history, all_queries[block], all_normed[block], all_scales[block])
         gradients = Gradients(
             dhistory, drates[block], nothing, dgain[block], dbias[block], nothing[0:0].ravel()
         )
         for m in range(carried + length + 1):
+            gather(history, m * step, hs[m], first, lanes)
             gather(dhistory, m * step, dhs[m], first, lanes)
         for t in range(length - 1, -1, -1):
             now = (carried + t) * step
