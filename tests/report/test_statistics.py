@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastweights.report.statistics import Interval, mean_interval
+from fastweights.report.statistics import Interval, mean_interval, mean_intervals
 
 
 def test_one_value_has_no_interval() -> None:
@@ -70,3 +70,12 @@ def test_what_has_no_mean_is_refused(values: list[float]) -> None:
 def test_text() -> None:
     assert Interval(0.9998, 0.9997, 1.0, 5).text(scale=100) == "99.98 [99.97, 100.00]"
     assert Interval(1.5, 1.25, 1.75, 3).text(digits=1) == "1.5 [1.2, 1.8]"
+
+
+def test_many_at_once_are_each_as_alone() -> None:
+    rows = np.random.default_rng(3).normal(size=(4, 7))
+    rows[2] = 0.1
+    assert mean_intervals(rows) == [mean_interval(row) for row in rows]
+    assert mean_intervals(rows[:, :1])[0] == mean_interval(rows[0, :1])
+    with pytest.raises(ValueError, match="a row for each interval"):
+        mean_intervals(rows[0])

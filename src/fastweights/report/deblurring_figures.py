@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fastweights.report.figures import ARM_STYLES, new_figure
-from fastweights.report.statistics import mean_interval
+from fastweights.report.statistics import mean_intervals
 
 __all__ = ["controls_figure", "ratio_figure", "rehearsal_figure", "return_figure"]
 
@@ -152,7 +152,7 @@ def _curves(
 ) -> None:
     if seeds:
         axes.plot(x, values.T, color=colour, linewidth=0.5, alpha=0.25)
-    ends = [(i.low, i.high) for i in map(mean_interval, values.T) if i.low is not None]
+    ends = [(i.low, i.high) for i in mean_intervals(values.T) if i.low is not None]
     if ends:  # there are none with one seed
         band = np.array(ends, dtype=float).T
         axes.fill_between(x, *band, color=colour, alpha=0.25, linewidth=0)

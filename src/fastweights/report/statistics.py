@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-__all__ = ["Interval", "mean_interval"]
+__all__ = ["Interval", "mean_interval", "mean_intervals"]
 
 
 class Interval(NamedTuple):
@@ -44,21 +44,40 @@ def mean_interval(values: Sequence[float] | npt.NDArray[np.floating]) -> Interva
         >>> mean_interval([0.5, 0.5, 0.5])
         Interval(mean=0.5, low=0.5, high=0.5, n=3)
     """
-    sample = np.asarray(values, dtype=float)
-    if sample.size == 0 or not np.isfinite(sample).all():
-        raise ValueError(f"values must be finite numbers, at least one, got {list(values)}")
-    mean = float(sample.mean())
-    if sample.size == 1:
-        return Interval(mean, None, None, 1)
-    if np.ptp(sample) == 0:  # nothing to resample, and the mean may be off by rounding
-        value = float(sample[0])
-        return Interval(value, value, value, int(sample.size))
-    interval = stats.bootstrap(
-        (sample,),
+    return mean_intervals(np.asarray(values, dtype=float)[None])[0]
+
+
+def mean_intervals(values: npt.ArrayLike) -> list[Interval]:
+    """As `mean_interval`, for every row of an array at once, which is quicker.
+
+    Args:
+        values: (rows, seeds).
+
+    Example:
+        >>> mean_intervals([[0.5, 0.5], [1.0, 1.0]])[1]
+        Interval(mean=1.0, low=1.0, high=1.0, n=2)
+    """
+    rows = np.asarray(values, dtype=float)
+    if rows.ndim != 2:
+        raise ValueError(f"values must be a row for each interval, got shape {rows.shape}")
+    if rows.shape[1] == 0 or not np.isfinite(rows).all():
+        raise ValueError(f"values must be finite numbers, at least one, got {rows.tolist()}")
+    n = rows.shape[1]
+    if n == 1:
+        return [Interval(float(mean), None, None, 1) for mean in rows[:, 0]]
+    low, high = stats.bootstrap(
+        (rows,),
         np.mean,
+        axis=-1,
         n_resamples=10_000,
         confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(mean, float(interval.low), float(interval.high), int(sample.size))
+    same = np.ptp(rows, axis=1) == 0  # nothing to resample, and the mean may be off by rounding
+    means = np.where(same, rows[:, 0], rows.mean(1))
+    ends = (np.where(same, rows[:, 0], end) for end in (low, high))
+    return [
+        Interval(float(mean), float(below), float(above), n)
+        for mean, below, above in zip(means, *ends, strict=True)
+    ]

@@ -83,9 +83,7 @@ def improvement_ratio(rehearsal: Rehearsal, measure: Measure = "error") -> Ratio
         if n == 1:
             missing = np.full_like(ratio, np.nan)
             return RatioCurve(ratio, missing, missing, n)
-        low, high = np.array(
-            [_interval(u, v) for u, v in zip(unretrained.T, retrained.T, strict=True)]
-        ).T
+        low, high = _intervals(unretrained.T, retrained.T)
     return RatioCurve(ratio, low, high, n)
 
 
@@ -100,21 +98,24 @@ def _ratio_of_means(u: Array, v: Array, axis: int) -> Array:
     return ratio
 
 
-def _interval(u: Array, v: Array) -> tuple[float, float]:
-    if np.ptp(u) == 0 and np.ptp(v) == 0:  # nothing to resample
-        ratio = float(_ratio_of_means(u, v, axis=0))
-        return ratio, ratio
-    interval = stats.bootstrap(
-        (u, v),
-        _ratio_of_means,
-        paired=True,
-        vectorized=True,
-        n_resamples=10_000,
-        confidence_level=0.95,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+def _intervals(u: Array, v: Array) -> tuple[Array, Array]:
+    """Lower and upper ends of the ratios of means, for rows of seeds."""
+    low = _ratio_of_means(u, v, axis=1)
+    high = low.copy()
+    differ = (np.ptp(u, axis=1) > 0) | (np.ptp(v, axis=1) > 0)  # else nothing to resample
+    if differ.any():
+        low[differ], high[differ] = stats.bootstrap(
+            (u[differ], v[differ]),
+            _ratio_of_means,
+            axis=-1,
+            paired=True,
+            vectorized=True,
+            n_resamples=10_000,
+            confidence_level=0.95,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    return low, high
 
 
 def claims(result: DeblurringResult) -> list[Claim]:
@@ -185,7 +186,7 @@ def _return_claim(result: DeblurringResult, rehearsal: Rehearsal) -> Claim:
     taken = known - worst
     text = f"bits {known.mean():.2f} → {worst.mean():.2f} → {after.mean():.2f}"
     if taken.mean() > 0 and len(taken) > 1:
-        low, high = _interval(after - worst, taken)
+        low, high = (float(end[0]) for end in _intervals((after - worst)[None], taken[None]))
         share = Interval(float((after - worst).mean() / taken.mean()), low, high, len(taken))
         text += f"; returned {share.text()}"
         verdict = "returns" if low >= RETURNED else "returns in part" if low > 0 else "lost"

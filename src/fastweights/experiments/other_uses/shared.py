@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from fastweights.experiments.base import Result, Unit
 from fastweights.report.section import Claim
-from fastweights.report.statistics import Interval, mean_interval
+from fastweights.report.statistics import Interval, mean_interval, mean_intervals
 from fastweights.training.config import ConfigError
 
 __all__ = [
@@ -98,7 +98,7 @@ def draw_curve(
         values: (seeds, points), in the order of ``x``.
     """
     x, values = np.asarray(x), np.asarray(values, dtype=float)
-    ends = [(i.low, i.high) for i in map(mean_interval, values.T) if i.low is not None]
+    ends = [(i.low, i.high) for i in mean_intervals(values.T) if i.low is not None]
     if ends:  # there are none with one seed
         low, high = np.array(ends, dtype=float).T
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
