@@ -70,6 +70,7 @@ def mean_intervals(values: npt.ArrayLike) -> list[Interval]:
         np.mean,
         axis=-1,
         n_resamples=10_000,
+        batch=1_000,  # fits a cache; the draws are the same
         confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(0),

@@ -111,6 +111,7 @@ def _intervals(u: Array, v: Array) -> tuple[Array, Array]:
             paired=True,
             vectorized=True,
             n_resamples=10_000,
+            batch=1_000,  # fits a cache; the draws are the same
             confidence_level=0.95,
             method="percentile",
             rng=np.random.default_rng(0),
