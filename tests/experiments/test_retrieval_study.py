@@ -137,6 +137,16 @@ def test_the_section_answers_what_it_can() -> None:
     assert [len(p.figure.axes[0].get_yticks()) for p in section.pictures] == [4]
 
 
+def test_the_sizes_of_every_network_can_be_told() -> None:
+    results = runs(**{arm.replace("-", "_"): [0.5] for arm in ARMS})
+    section = Controls().section(RetrievalConfig(arms=tuple(ARMS)), results, Path())
+    sizes = {row[0]: int(row[6].replace(",", "")) for row in section.tables[2].rows}
+    assert sizes["fast weights"] == sizes["another's memory"] == 12 * 50
+    assert sizes["LSTM"] == 2 * 50
+    assert sizes["LSTM, equal state"] == sizes["GRU, equal state"] == 12 * 50
+    assert sizes["layer-norm RNN"] == 50
+
+
 def test_every_question_is_about_arms_that_exist() -> None:
     for effect in EFFECTS:
         assert set(effect.arms) | set(effect.controls) <= set(ARMS)

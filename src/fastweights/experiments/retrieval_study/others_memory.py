@@ -32,8 +32,11 @@ class OthersMemory(nn.Module):
         self.layer = layer
         self.hidden_size = layer.hidden_size
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Outputs (L, N, H) for inputs (L, N, in); needs more than one sample."""
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs (L, N, H) for inputs (L, N, in), and h with the vectors that were written.
+
+        Needs more than one sample.
+        """
         if x.shape[1] < 2:
             raise ValueError(f"input must hold at least 2 samples, got {x.shape[1]}")
         layer, own = self.layer, dict(self.layer.named_parameters())
@@ -51,4 +54,4 @@ class OthersMemory(nn.Module):
             read = torch.einsum("t,tn,tnh->nh", decayed, scores, memories)
             hidden = torch.relu(F.layer_norm(z + read, z.shape[-1:], *norm))
             outputs.append(hidden)
-        return torch.stack(outputs), None
+        return torch.stack(outputs), (hidden, torch.stack(written))

@@ -101,8 +101,8 @@ def _state_size(arm: Arm, config: RetrievalConfig, hidden_size: int) -> int:
     task = task_of(config)
     layer = arm.build(config, task.vocabulary_size, hidden_size)
     with torch.no_grad():
-        _, state = layer(torch.zeros(task.length, 1, task.vocabulary_size))
-    return _numbers(state)
+        _, state = layer(torch.zeros(task.length, 2, task.vocabulary_size))
+    return _numbers(state) // 2  # one network needs two samples
 
 
 def _numbers(state: Any) -> int:
