@@ -23,12 +23,8 @@ from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, difference
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import dots, learning_curves
-from fastweights.experiments.retrieval_study.tables import (
-    finished,
-    network_table,
-    seed_table,
-    summary_table,
-)
+from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
+from fastweights.experiments.retrieval_study.tables import finished, tables_of
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section
 from fastweights.report.statistics import Interval, mean_interval
@@ -49,7 +45,6 @@ PUBLISHED_ACCURACIES: Mapping[tuple[str, int], float] = {
     ("rnn", 4): 34.49,
     ("rnn", 26): 12.07,
 }
-TOLERANCE = 0.5  # points that our interval may miss the published figure by, to agree with it
 FW2, FW = "power-law-1", "exponential-0.5"
 
 DECAYS: Mapping[str, tuple[str, Callable[[], Decay]]] = {
@@ -131,11 +126,7 @@ class Consolidation:
             claims=[
                 claim for size in config.hidden_sizes for claim in _claims(pairs, size, results)
             ],
-            tables=[
-                summary_table(ARMS, results),
-                network_table(ARMS, config, results),
-                seed_table(results),
-            ],
+            tables=tables_of(ARMS, config, results),
             pictures=[
                 *(
                     picture
@@ -162,16 +153,9 @@ def _claims(pairs: int, size: int, results: Sequence[Result]) -> list[Claim]:
     for (arm, k), published in PUBLISHED_ACCURACIES.items():
         if k != pairs or arm not in cells:
             continue
-        accuracy = mean_interval([100 * v["test_accuracy"] for v in cells[arm]])
-        low = accuracy.mean if accuracy.low is None else accuracy.low
-        high = accuracy.mean if accuracy.high is None else accuracy.high
-        verdict = "agrees"
-        if published > high + TOLERANCE:
-            verdict = "lower accuracy"
-        elif published < low - TOLERANCE:
-            verdict = "higher accuracy"
         words = f"K = {pairs}, {ARMS[arm].label}: test accuracy in per cent"
-        claims.append(Claim(words, f"{published:g}", accuracy.text(), accuracy.n, verdict))
+        accuracies = [100 * v["test_accuracy"] for v in cells[arm]]
+        claims.append(beside_published(words, published, accuracies, "accuracy"))
     better = difference(Effect("", (FW2,), (FW,)), size, results)
     if better is not None:
         claims.append(

@@ -22,11 +22,7 @@ from fastweights.experiments.retrieval_study.effects import (
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.others_memory import OthersMemory
 from fastweights.experiments.retrieval_study.pictures import dots
-from fastweights.experiments.retrieval_study.tables import (
-    network_table,
-    seed_table,
-    summary_table,
-)
+from fastweights.experiments.retrieval_study.tables import tables_of
 from fastweights.nn.baselines import LayerNormLSTM
 from fastweights.report.section import Section
 from fastweights.tasks import binding_free_ceiling
@@ -193,9 +189,7 @@ class Controls:
             claims=[claim for size in sizes for claim in effect_claims(EFFECTS, size, results)],
             tables=[
                 effects_table(ARMS, EFFECTS, sizes, results),
-                summary_table(ARMS, results),
-                network_table(ARMS, config, results),
-                seed_table(results),
+                *tables_of(ARMS, config, results),
             ],
             pictures=[dots(ARMS, config, results, size, ceiling, self.name) for size in sizes],
             notes=[

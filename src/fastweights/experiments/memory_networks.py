@@ -14,8 +14,9 @@ from fastweights.decay import Decay, Exponential, Factorial, PowerLaw
 from fastweights.experiments.retrieval import ARMS
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
+from fastweights.experiments.retrieval_study.training import schedule_of
 from fastweights.tasks import AssociativeRetrieval, Split
-from fastweights.training.loop import Schedule, train
+from fastweights.training.loop import train
 
 __all__ = ["NETWORK_DECAYS", "NetworkDecay", "accuracy_by_position", "train_network"]
 
@@ -85,24 +86,14 @@ def train_network(
         The result of the training with ``by_position``, the test accuracy of each pair, (K,), and
         the ``write_rate``.
     """
-    recipe = RetrievalConfig()
+    recipe = RetrievalConfig(updates=updates)
     rate = write_rate or decay.write_rate
     torch.set_num_threads(1)  # the networks are small; other workers have the other cores
     torch.manual_seed(seed)
     build = fast_weights(decay=decay.make(), write_rate=rate)
     layer = build(recipe, task.vocabulary_size, hidden_size)
     model = Retriever(layer, task.vocabulary_size, recipe.head_size, task.num_classes)
-    arm = ARMS["fast-weights"]
-    schedule = Schedule(
-        updates=updates,
-        batch_size=recipe.batch_size,
-        learning_rate=arm.learning_rate,
-        warmup=recipe.warmup,
-        shape=recipe.schedule,
-        gradient_clip=recipe.gradient_clip,
-        evaluate_every=recipe.evaluate_every,
-        weight_decay=arm.weight_decay,
-    )
+    schedule = schedule_of(ARMS["fast-weights"], recipe)
     splits = task.build(seed)
     result = train(
         model, splits, schedule, seed=seed, folder=folder, device=torch.device("cpu"), writer=writer

@@ -14,15 +14,10 @@ from fastweights.experiments.retrieval_study import training
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import learning_curves
-from fastweights.experiments.retrieval_study.tables import (
-    finished,
-    network_table,
-    seed_table,
-    summary_table,
-)
+from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
+from fastweights.experiments.retrieval_study.tables import finished, tables_of
 from fastweights.nn.baselines import AttentionLSTM, LayerNormLSTM, irnn
 from fastweights.report.section import Claim, Section
-from fastweights.report.statistics import mean_interval
 from fastweights.tasks import binding_free_ceiling
 
 __all__ = ["ARMS", "PUBLISHED_ERRORS", "Retrieval", "narrow", "paper", "quick"]
@@ -43,9 +38,6 @@ PUBLISHED_ERRORS: Mapping[tuple[str, int], float] = {
     ("fast-weights", 50): 0.0,
     ("fast-weights", 100): 0.0,
 }
-
-# How far from the published error our interval may lie, in percentage points, to agree with it.
-TOLERANCE = 0.5
 
 
 def quick() -> RetrievalConfig:
@@ -105,11 +97,7 @@ class Retrieval:
                 "reach: a network that stops there has learned the values and not the binding."
             ),
             claims=_claims(config, results),
-            tables=[
-                summary_table(ARMS, results),
-                network_table(ARMS, config, results),
-                seed_table(results),
-            ],
+            tables=tables_of(ARMS, config, results),
             pictures=[
                 learning_curves(ARMS, config, results, size, ceiling, self.name)
                 for size in config.hidden_sizes
@@ -132,22 +120,7 @@ def _claims(config: RetrievalConfig, results: Sequence[Result]) -> list[Claim]:
         published = PUBLISHED_ERRORS.get((arm, size))
         if published is None or config.num_pairs != 4 or not values:
             continue
-        error = mean_interval([100 * (1 - v["test_accuracy"]) for v in values])
-        low = error.mean if error.low is None else error.low
-        high = error.mean if error.high is None else error.high
-        if published < low - TOLERANCE:
-            verdict = "higher error"
-        elif published > high + TOLERANCE:
-            verdict = "lower error"
-        else:
-            verdict = "agrees"
-        claims.append(
-            Claim(
-                claim=f"{ARMS[arm].label}, R = {size}: test error in per cent",
-                published=f"{published:g}",
-                ours=error.text(),
-                n=error.n,
-                verdict=verdict,
-            )
-        )
+        words = f"{ARMS[arm].label}, R = {size}: test error in per cent"
+        errors = [100 * (1 - v["test_accuracy"]) for v in values]
+        claims.append(beside_published(words, published, errors, "error"))
     return claims

@@ -17,7 +17,7 @@ from fastweights.report.section import Table
 from fastweights.report.statistics import mean_interval
 from fastweights.training.loop import updates_to
 
-__all__ = ["finished", "network_table", "seed_table", "summary_table"]
+__all__ = ["finished", "tables_of"]
 
 Cell = tuple[str, int]
 
@@ -33,7 +33,18 @@ def finished(results: Sequence[Result]) -> dict[Cell, list[dict[str, Any]]]:
     return cells
 
 
-def summary_table(arms: Mapping[str, Arm], results: Sequence[Result]) -> Table:
+def tables_of(
+    arms: Mapping[str, Arm], config: RetrievalConfig, results: Sequence[Result]
+) -> list[Table]:
+    """What came out, the networks, and every run."""
+    return [
+        _summary_table(arms, results),
+        _network_table(arms, config, results),
+        _seed_table(results),
+    ]
+
+
+def _summary_table(arms: Mapping[str, Arm], results: Sequence[Result]) -> Table:
     rows = []
     for (arm, size), values in finished(results).items():
         started = sum(r.unit.arm == arm and r.unit.options["hidden_size"] == size for r in results)
@@ -67,7 +78,7 @@ def summary_table(arms: Mapping[str, Arm], results: Sequence[Result]) -> Table:
     )
 
 
-def network_table(
+def _network_table(
     arms: Mapping[str, Arm], config: RetrievalConfig, results: Sequence[Result]
 ) -> Table:
     rows = [
@@ -112,7 +123,7 @@ def _numbers(state: Any) -> int:
     return sum(_numbers(part) for part in parts if part is not None)
 
 
-def seed_table(results: Sequence[Result]) -> Table:
+def _seed_table(results: Sequence[Result]) -> Table:
     return Table(
         caption="Every run.",
         columns=("run", "seed", "validation accuracy", "test accuracy", "seconds"),

@@ -15,7 +15,7 @@ from fastweights.tasks import binding_free_ceiling
 from fastweights.training.config import ConfigError, nearest
 from fastweights.training.loop import Schedule, train
 
-__all__ = ["run", "units"]
+__all__ = ["run", "schedule_of", "units"]
 
 
 def units(arms: Mapping[str, Arm], config: RetrievalConfig, seeds: int) -> list[Unit]:
@@ -52,6 +52,20 @@ def units(arms: Mapping[str, Arm], config: RetrievalConfig, seeds: int) -> list[
     ]
 
 
+def schedule_of(arm: Arm, config: RetrievalConfig) -> Schedule:
+    """How a network is trained; what the configuration leaves open is the arm's."""
+    return Schedule(
+        updates=config.updates,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate or arm.learning_rate,
+        warmup=config.warmup,
+        shape=config.schedule,
+        gradient_clip=config.gradient_clip,
+        evaluate_every=config.evaluate_every,
+        weight_decay=(arm.weight_decay if config.weight_decay is None else config.weight_decay),
+    )
+
+
 def run(
     arms: Mapping[str, Arm],
     config: RetrievalConfig,
@@ -67,16 +81,7 @@ def run(
     arm, size = arms[unit.arm], unit.options["hidden_size"]
     layer = arm.build(config, task.vocabulary_size, size)
     model = Retriever(layer, task.vocabulary_size, config.head_size, task.num_classes)
-    schedule = Schedule(
-        updates=config.updates,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate or arm.learning_rate,
-        warmup=config.warmup,
-        shape=config.schedule,
-        gradient_clip=config.gradient_clip,
-        evaluate_every=config.evaluate_every,
-        weight_decay=(arm.weight_decay if config.weight_decay is None else config.weight_decay),
-    )
+    schedule = schedule_of(arm, config)
     result = train(
         model,
         task.build(unit.seed),
