@@ -3,8 +3,6 @@
 A chunk is a short run of the attention form, with the memories of all earlier chunks in packed
 symmetric matrices. Rows live for one chunk only; what the backward pass needs is put by in plain
 arrays (steps, B, H), so that a batch that does not fill the lanes does not pay for them.
-
-Numba's cache looks at this file alone: after a change to what it imports, touch it.
 """
 
 from __future__ import annotations
