@@ -151,8 +151,7 @@ class FusedOp(NamedTuple):
     """An op and its gradient, twice: registered with PyTorch, and as plain functions.
 
     The registered ones are what compilers, exporters and everything else that looks at operations
-    sees. Calling them costs several times as much as calling the functions, more than short
-    sequences take to compute.
+    sees. Calling them costs more than calling the functions, which short sequences feel.
     """
 
     op: Any
