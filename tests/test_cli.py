@@ -132,6 +132,12 @@ def test_report_of_finished_and_unfinished_runs(
         assert reason in text
     assert "the loss is &lt;nan&gt;" in text
     assert call(["report", str(whole), "-o", str(page)]) == 0
+    (tmp_path / "notes").mkdir()
+    shutil.copytree(whole, tmp_path / "another")
+    assert call(["report", str(tmp_path), "-o", str(page)]) == 1, "every run below a folder"
+    assert all(
+        f'<p class="folder">{name}</p>' in page.read_text() for name in ("another", "broken")
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fastweights.experiments.sweep import runs_in
+
 ROOT = Path(__file__).parent.parent
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
@@ -27,6 +29,16 @@ def test_every_result_is_shown_somewhere() -> None:
         assert f"<!-- results/{name}.json -->" in shown, name
     for file in (ROOT / "results").glob("bench-*.json"):
         assert f"<!-- results/{file.name}" in shown, file.name
+
+
+def test_the_ledger_has_every_claim_with_how_its_settings_were_chosen() -> None:
+    page = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    assert TABLES["fill"](page.split("## ")[0]) == page
+    for folder in runs_in(ROOT / "results"):
+        section = TABLES["_section"](folder.name)
+        for claim in section.claims:
+            assert claim.claim.replace("|", "\\|") in page, claim.claim
+        assert section.chosen != "–", folder.name
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/mnist-deblurring.md"])

@@ -29,6 +29,7 @@ from fastweights.experiments.sweep import (
     load_sweep,
     prepare_sweep,
     read_grid,
+    runs_in,
     seeds_in,
 )
 from fastweights.report.html import Chapter, write_figures, write_report
@@ -227,7 +228,8 @@ def _carry_out(
 @app.command()
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR…", help="Folders of runs and sweeps.")
+        list[Path],
+        typer.Argument(metavar="DIR…", help="Folders of runs and sweeps, or folders of those."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
     figures: Annotated[
@@ -236,7 +238,7 @@ def report(
 ) -> None:
     """Make one HTML page from the folders of one or more runs."""
     chapters, failures = [], []
-    for whole in [load_sweep(folder) for folder in folders]:
+    for whole in [load_sweep(run) for folder in folders for run in runs_in(folder)]:
         found = _chapters(whole)
         if figures is not None:
             for chapter in found:

@@ -71,6 +71,7 @@ def section(title: str = "One & <two>", numbers: Sequence[str] = ("9", "10", "ne
         tables=[Table("Numbers & words.", ("name", "updates"), [(f"n{x}", x) for x in numbers])],
         pictures=[picture()],
         notes=["A note."],
+        chosen="other seeds",
     )
 
 
@@ -115,6 +116,7 @@ def test_everything_handed_over_is_on_the_page(tmp_path: Path) -> None:
         "n10",
         "A note.",
         "A line.",
+        "other seeds",
         "fastweights run retrieval --set 'hidden_sizes=[20, 50]'",
         "updates = 4000",
         "commit: abc",

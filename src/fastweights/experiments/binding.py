@@ -98,6 +98,7 @@ class Binding:
                 decay_picture(config, values),
                 stream_picture(config, values),
             ],
+            chosen="seeds below 100",
             notes=[
                 VERDICT_RULE,
                 "The binding-free ceiling is 1/objects exactly: no two objects of a scene are "

@@ -138,6 +138,7 @@ class Consolidation:
                 ),
                 _decays_picture(),
             ],
+            chosen="validation data, seeds below 300",
             notes=[
                 "Verdicts on accuracies: “agrees” if the published one lies within our interval "
                 f"widened by {TOLERANCE} points. On claims: “holds” if the whole interval is on "

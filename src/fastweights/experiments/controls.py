@@ -192,6 +192,7 @@ class Controls:
                 *tables_of(ARMS, config, results),
             ],
             pictures=[dots(ARMS, config, results, size, ceiling, self.name) for size in sizes],
+            chosen="validation data, seeds below 300",
             notes=[
                 EFFECT_RULE,
                 "“equal parameters” and “equal state” are those of fast weights of width R, as "

@@ -109,5 +109,6 @@ class Deblurring:
                 seed_table(result),
             ],
             pictures=pictures(result),
+            chosen="seeds below 100",
             notes=notes,
         )

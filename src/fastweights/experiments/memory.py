@@ -164,6 +164,7 @@ class Memory:
                 *_theory_pictures(curves),
                 *([_positions(config, predicted, measured)] if measured else []),
             ],
+            chosen="validation data, seeds 1 and 2",
             notes=[
                 VERDICT_RULE,
                 POSITION_RULE,

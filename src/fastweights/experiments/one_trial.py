@@ -73,6 +73,7 @@ class OneTrial:
             claims=claims(values),
             tables=[course_table(values), size_table(values)],
             pictures=[course_picture(config, values), stream_picture(config, values)],
+            chosen="seeds below 100",
             notes=[
                 VERDICT_RULE,
                 "While the overlay is fresh it disturbs the old associations, as the same change "

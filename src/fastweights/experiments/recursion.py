@@ -111,6 +111,7 @@ class Recursion:
                 unwinding_picture(config, values),
                 decay_picture(config, values),
             ],
+            chosen="seeds below 100",
             notes=[
                 VERDICT_RULE,
                 "A run is right if every act and every symbol is, from the first step to the last; "

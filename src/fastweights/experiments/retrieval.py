@@ -102,6 +102,7 @@ class Retrieval:
                 learning_curves(ARMS, config, results, size, ceiling, self.name)
                 for size in config.hidden_sizes
             ],
+            chosen="validation data, seeds below 300",
             notes=[
                 f"{config.train_size:,} / {config.validation_size:,} / {config.test_size:,} "
                 f"sequences to train, validate and test; {config.updates:,} updates of "

@@ -29,7 +29,7 @@ from fastweights.report.section import Section, Table
 from fastweights.training.config import ConfigError, with_overrides
 from fastweights.training.files import read_json
 
-__all__ = ["Cell", "Sweep", "load_sweep", "prepare_sweep", "read_grid", "seeds_in"]
+__all__ = ["Cell", "Sweep", "load_sweep", "prepare_sweep", "read_grid", "runs_in", "seeds_in"]
 
 SWEEP = "sweep.json"  # what a folder holds a sweep of
 
@@ -195,11 +195,30 @@ def load_sweep(folder: Path) -> Sweep:
     return Sweep(base, grid)
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """A folder of a run or a sweep itself, or those below one that holds several.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if _holds(folder) or not folder.is_dir():
+        return [folder]
+    found = sorted(path for path in folder.iterdir() if _holds(path))
+    if not found:
+        raise ConfigError(
+            f"{folder} holds no run (there is no {RUN} in it or in a folder below it)"
+        )
+    return found
+
+
+def _holds(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (SWEEP, RUN))
+
+
 def seeds_in(folder: Path) -> int | None:
     """How many seeds the sweep or run in a folder has; None if the folder holds neither.
 
     Raises:
         ConfigError: the folder's description is damaged.
     """
-    holds = any((folder / name).exists() for name in (SWEEP, RUN))
-    return load_sweep(folder).base.seeds if holds else None
+    return load_sweep(folder).base.seeds if _holds(folder) else None

@@ -84,6 +84,7 @@ class Transfer:
             ],
             tables=[_statements(rows)] if rows else [],
             pictures=_pictures(curves) if curves else [],
+            chosen="nothing to choose",
             notes=[
                 VERDICT_RULE,
                 "Equation 2 is printed as an expected cosine. As such it is wrong: E[cos θ] is "

@@ -50,7 +50,11 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One experiment in the report."""
+    """One experiment in the report.
+
+    ``chosen`` says on what its settings were chosen, e.g. "validation data, seeds below 300"; it
+    stands beside every claim of the ledger.
+    """
 
     title: str
     intro: str
@@ -58,3 +62,4 @@ class Section:
     tables: Sequence[Table]
     pictures: Sequence[Picture]
     notes: Sequence[str] = ()
+    chosen: str = "–"
