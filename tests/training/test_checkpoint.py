@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastweights.training.checkpoint import load_checkpoint, save_checkpoint
+from fastweights.training.checkpoint import (
+    load_checkpoint,
+    load_model,
+    read_progress,
+    save_checkpoint,
+)
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.1),
@@ -56,6 +61,44 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path, name: str) 
         step(other, fresh)
     for one, two in zip(state(model), state(other), strict=True):
         assert torch.equal(one, two)
+
+
+class Counts:
+    """What a training carries, the simplest kind."""
+
+    def __init__(self) -> None:
+        self.held = torch.zeros(2)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"held": self.held}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.held = tensors["held"]
+
+
+def test_what_is_carried_comes_back_too(tmp_path: Path) -> None:
+    model, carried = network(), Counts()
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer)
+    carried.held = torch.tensor([1.0, 2.0])
+    save_checkpoint(tmp_path / "c", model, optimizer, {}, carried)
+    other = Counts()
+    load_checkpoint(tmp_path / "c", model, optimizer, other)
+    assert other.held.tolist() == [1.0, 2.0]
+
+
+def test_the_model_alone_and_what_stands_beside_it(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer)
+    save_checkpoint(tmp_path / "c", model, optimizer, {"alphabet": "ab\n"}, Counts())
+    assert read_progress(tmp_path / "c") == {"alphabet": "ab\n"}
+    other, random = network(), torch.get_rng_state()
+    load_model(tmp_path / "c", other)
+    assert all(torch.equal(a, b) for a, b in zip(state(model), state(other), strict=True))
+    assert torch.equal(torch.get_rng_state(), random)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        load_model(tmp_path / "c", nn.Linear(3, 4))
 
 
 def test_a_parameter_without_a_gradient(tmp_path: Path) -> None:

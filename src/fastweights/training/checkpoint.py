@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,19 +15,37 @@ from torch.optim import Optimizer
 
 from fastweights.training.files import write_atomically
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["Carried", "load_checkpoint", "load_model", "read_progress", "save_checkpoint"]
+
+
+class Carried(Protocol):
+    """What a training hands from one update to the next beside the parameters."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All of it, by names."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to what ``tensors`` gave."""
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, progress: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: dict[str, Any],
+    carried: Carried | None = None,
 ) -> None:
     """Write model, optimizer, random state and ``progress`` (JSON values) to one file.
+
+    What is ``carried`` goes there too.
 
     Raises:
         OSError: it cannot be written; the checkpoint before it is still there.
     """
     state = optimizer.state_dict()["state"]
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if carried is not None:
+        tensors |= {f"carried.{k}": v for k, v in carried.tensors().items()}
     scalars: dict[str, Any] = {}
     for index, entries in state.items():
         for name, value in entries.items():
@@ -45,37 +64,70 @@ def save_checkpoint(
         raise OSError(f"cannot write {path}: {error}") from error
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Put a checkpoint into ``model``, ``optimizer`` and the random state; return its progress.
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, carried: Carried | None = None
+) -> dict[str, Any]:
+    """Put a checkpoint into model, optimizer, random state and ``carried``; return its progress.
 
     Raises:
         ValueError: the file is not one of ours, or belongs to another model.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        progress, scalars = json.loads(metadata["progress"]), json.loads(metadata["optimizer"])
-        random = tensors["random.cpu"]
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
-    prefix = "model."
-    weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} belongs to another model: {error}") from error
+    tensors, metadata = _read(path)
+    _fill(path, model, tensors)
     entries: dict[int, dict[str, Any]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            entries.setdefault(int(index), {})[name] = value
-    for key, value in scalars.items():
+    for key, value in _below("optimizer.", tensors).items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = value
+    for key, value in metadata["optimizer"].items():
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    torch.set_rng_state(random)
+    if carried is not None:
+        carried.restore(_below("carried.", tensors))
+    torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    return progress
+    return metadata["progress"]
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """Put the model of a checkpoint into ``model`` and leave all else.
+
+    Raises:
+        ValueError: the file is not one of ours, or belongs to another model.
+    """
+    _fill(path, model, _read(path)[0])
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        ValueError: the file is not one of ours.
+    """
+    return _read(path)[1]["progress"]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and what stands beside them."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(text) for key, text in file.metadata().items()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if missing := {"progress", "optimizer"} - set(metadata) | {"random.cpu"} - set(tensors):
+            raise KeyError(*missing)
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    return tensors, metadata
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _fill(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(_below("model.", tensors))
+    except RuntimeError as error:
+        raise ValueError(f"{path} belongs to another model: {error}") from error

@@ -1,4 +1,4 @@
-"""Supervised training of one network, resumable at any moment with the same numbers."""
+"""Training of one network, resumable at any moment with the same numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastweights.tasks import Split, Splits, batch_indices
-from fastweights.training.checkpoint import load_checkpoint, save_checkpoint
+from fastweights.training.checkpoint import Carried, load_checkpoint, save_checkpoint
 from fastweights.training.files import write_atomically
 
-__all__ = ["Schedule", "accuracy", "read_metrics", "train", "updates_to"]
+__all__ = ["Schedule", "accuracy", "read_metrics", "run_updates", "train", "updates_to"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,23 +115,11 @@ def train(
         ValueError: checkpoint and metrics in ``folder`` do not belong together.
     """
     model.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
-    checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
-    update, lines, seconds = 0, 0, 0.0
-    if checkpoint.exists():
-        progress = load_checkpoint(checkpoint, model, optimizer)
-        update, lines, seconds = progress["update"], progress["lines"], progress["seconds"]
-    _keep_lines(metrics, lines)
-    for point in read_metrics(metrics):
-        _show(point, writer)
-
     per_epoch = len(splits.train) // schedule.batch_size
     batches: tuple[Tensor, ...] = ()
-    losses: list[Tensor] = []
-    started = time.perf_counter()
-    while update < schedule.updates:
+
+    def loss_of(update: int) -> Tensor:
+        nonlocal batches
         epoch, position = divmod(update, per_epoch)
         if not batches or position == 0:
             size = len(splits.train)
@@ -137,10 +127,73 @@ def train(
                 size, schedule.batch_size, seed=seed, epoch=epoch, drop_last=True
             )
         index = batches[position]
+        logits = model(splits.train.inputs[index].to(device))
+        return F.cross_entropy(logits, splits.train.targets[index].to(device))
+
+    def validate() -> dict[str, float]:
+        return {"validation_accuracy": accuracy(model, splits.validation, device)}
+
+    trained = run_updates(model, loss_of, validate, schedule, folder=folder, writer=writer)
+    return {
+        "test_accuracy": accuracy(model, splits.test, device),
+        "validation_accuracy": trained["curve"][-1]["validation_accuracy"],
+        **trained,
+    }
+
+
+def run_updates(
+    model: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    validate: Callable[[], dict[str, float]],
+    schedule: Schedule,
+    *,
+    folder: Path,
+    writer: Any = None,
+    carried: Carried | None = None,
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The updates of any training, with validations and checkpoints between them.
+
+    A validation writes a line to ``metrics.jsonl`` and then a checkpoint. If ``loss_of`` depends on
+    the update's number, the random state and what is ``carried`` alone, a run that was killed ends
+    with the same numbers as one that was not.
+
+    Args:
+        model: on its device; its parameters are already drawn.
+        loss_of: the loss of an update, counted from 0.
+        validate: what to measure, by names such as "validation_accuracy".
+        schedule: how; its ``batch_size`` is the business of ``loss_of``.
+        folder: where ``metrics.jsonl`` and ``checkpoint.safetensors`` live.
+        writer: a TensorBoard ``SummaryWriter`` of an empty folder, or None.
+        carried: what one update hands to the next beside the parameters.
+        about: what the reader of a checkpoint needs to know beside them, JSON values.
+
+    Returns:
+        The number of ``updates``, ``seconds`` of training with its validations, and the ``curve``
+        of all validations.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+        ValueError: checkpoint and metrics in ``folder`` do not belong together.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
+    update, lines, seconds = 0, 0, 0.0
+    if checkpoint.exists():
+        progress = load_checkpoint(checkpoint, model, optimizer, carried)
+        update, lines, seconds = progress["update"], progress["lines"], progress["seconds"]
+    _keep_lines(metrics, lines)
+    for point in read_metrics(metrics):
+        _show(point, writer)
+
+    losses: list[Tensor] = []
+    started = time.perf_counter()
+    while update < schedule.updates:
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(update)
-        logits = model(splits.train.inputs[index].to(device))
-        loss = F.cross_entropy(logits, splits.train.targets[index].to(device))
+        loss = loss_of(update)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), schedule.gradient_clip)
@@ -153,28 +206,20 @@ def train(
         losses.clear()
         if not math.isfinite(mean_loss):
             raise FloatingPointError(f"the loss is {mean_loss} at update {update}")
-        point = {
-            "update": update,
-            "loss": mean_loss,
-            "validation_accuracy": accuracy(model, splits.validation, device),
-        }
+        point = {"update": update, "loss": mean_loss, **validate()}
         with metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
             file.flush()
             os.fsync(file.fileno())  # the checkpoint counts on this line
         lines += 1
         so_far = seconds + time.perf_counter() - started
-        save_checkpoint(
-            checkpoint, model, optimizer, {"update": update, "lines": lines, "seconds": so_far}
-        )
+        progress = {**about, "update": update, "lines": lines, "seconds": so_far}
+        save_checkpoint(checkpoint, model, optimizer, progress, carried)
         _show(point, writer)
-    curve = read_metrics(metrics)
     return {
-        "test_accuracy": accuracy(model, splits.test, device),
-        "validation_accuracy": curve[-1]["validation_accuracy"],
         "updates": update,
         "seconds": round(seconds + time.perf_counter() - started, 3),
-        "curve": curve,
+        "curve": read_metrics(metrics),
     }
 
 
@@ -195,9 +240,14 @@ def _keep_lines(path: Path, count: int) -> None:
 
 def _show(point: dict[str, Any], writer: Any) -> None:
     """A point for TensorBoard, if it is wanted."""
-    if writer is not None:
-        writer.add_scalar("loss", point["loss"], point["update"])
-        writer.add_scalar("accuracy/validation", point["validation_accuracy"], point["update"])
+    if writer is None:
+        return
+    for name, value in point.items():
+        if name.startswith("validation_"):
+            writer.add_scalar(
+                f"{name.removeprefix('validation_')}/validation", value, point["update"]
+            )
+    writer.add_scalar("loss", point["loss"], point["update"])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
