@@ -721,7 +721,7 @@ def test_backends_that_cannot_run_say_why():
     for arguments, why in (
         ({"form": "matrix"}, "matrix form"),
         ({"nonlinearity": "tanh"}, "tanh"),
-        ({"decay": decay.StepIndexed()}, "StepIndexed"),
+        ({"decay": decay.StepIndexed(), "form": "chunked"}, "StepIndexed"),
         ({"dtype": torch.bfloat16}, "bfloat16"),
     ):
         layer = FastWeightsRNN(IN, H, backend="numba", **arguments)

@@ -11,9 +11,19 @@ __all__ = ["check_ops"]
 
 
 def check_ops(
-    forward: Any, backward: Any, *, batch: int, keep: bool, static: bool, device: str = "cpu"
+    forward: Any,
+    backward: Any,
+    *,
+    batch: int,
+    keep: bool,
+    kind: str,
+    device: str = "cpu",
 ) -> None:
-    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
+    """Schema, fake tensors, autograd and tracing, with dynamic shapes too.
+
+    ``kind`` is "static" for a static memory, "clocks" for a decay with a table for every sample
+    and a row for every step, "shared" for one with a single row.
+    """
     length, width, steps = 3, 4, 2
     generator = torch.Generator().manual_seed(0)
 
@@ -21,12 +31,13 @@ def check_ops(
         x = torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
         return x.requires_grad_(keep)
 
+    static = kind == "static"
     memory = draw(width, width) if static else None
     call = (
         draw(length, batch, width),
         draw(2, batch, width),
         draw(width, width),
-        draw(1 + length),
+        draw(*((batch, 1 + length) if kind == "clocks" else (1, 1)), 1 + length),
         draw(width),
         draw(width),
         memory,

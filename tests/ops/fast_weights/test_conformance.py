@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -50,6 +52,15 @@ NUMBA_CHUNKED = {
     "decay": [name for name in RECURRENT if name in STATIONARY],
     "start": ["nothing", "history", "matrix"],
 }
+CLOCKS = {
+    **COMMON,
+    "inner_steps": [1, 2],
+    "width": [3, 13],
+    "decay": ["step-indexed", "learned-step-indexed"],
+    "start": ["nothing", "history"],
+    "clocks": ["one", "each its own"],
+}
+TRITON_CLOCKS = {**CLOCKS, "length": [1, 2, 17], "batch": [1, 2], "width": [5, 33]}
 TRITON = {
     **COMMON,
     "length": [1, 2, 11, 17],
@@ -70,6 +81,7 @@ def _id(case):
 def _check(case, device="cpu", **how):
     case = dict(case)
     length, batch = case.pop("length"), case.pop("batch")
+    clocks = case.pop("clocks", "one")
     dtype, norm, start = case.pop("dtype"), NORMS[case.pop("norm")], case.pop("start")
     lengths = None
     if case.pop("ragged"):  # from the full length down to nothing at all
@@ -83,7 +95,21 @@ def _check(case, device="cpu", **how):
         **norm,
         **case,
     )
+    if clocks != "one":
+        given = _with_own_clocks(given)
     _compare(given, dtype, device, from_matrix=start == "matrix", **how)
+
+
+def _with_own_clocks(given):
+    """Samples that have been at it for longer or shorter than the vectors they carry."""
+    state, batch = given.state, given.drive.shape[1]
+    steps = state.steps + 5 * torch.arange(batch)
+    history = state.history
+    if history is not None:
+        steps[-1] = 1
+        history = history.clone()
+        history[:-1, -1] = 0
+    return dataclasses.replace(given, state=state._replace(steps=steps, history=history))
 
 
 def _compare(given, dtype, device="cpu", *, against="attention", **how):
@@ -108,6 +134,11 @@ def test_numba_backend(case):
     _check(case, form="attention", backend="numba")
 
 
+@pytest.mark.parametrize("case", all_pairs(CLOCKS, seed=4), ids=_id)
+def test_numba_backend_by_the_clock(case):
+    _check(case, form="attention", backend="numba")
+
+
 @pytest.mark.parametrize("case", all_pairs(NUMBA_CHUNKED, seed=0), ids=_id)
 def test_numba_backend_in_chunks(case):
     case = dict(case)
@@ -118,6 +149,12 @@ def test_numba_backend_in_chunks(case):
 @pytest.mark.parametrize("device", TRITON_DEVICES)
 @pytest.mark.parametrize("case", all_pairs(TRITON, seed=4), ids=_id)
 def test_triton_backend(case, device):
+    _check(case, device, form="attention", backend="triton")
+
+
+@pytest.mark.parametrize("device", TRITON_DEVICES)
+@pytest.mark.parametrize("case", all_pairs(TRITON_CLOCKS, seed=4), ids=_id)
+def test_triton_backend_by_the_clock(case, device):
     _check(case, device, form="attention", backend="triton")
 
 
@@ -186,7 +223,9 @@ def test_gradcheck(case):
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
-@pytest.mark.parametrize("decay", ["learned-power-law", "learned-factorial", "learned-free"])
+@pytest.mark.parametrize(
+    "decay", ["learned-power-law", "learned-factorial", "learned-free", "learned-step-indexed"]
+)
 def test_gradcheck_of_decays(decay, backend):
     given = problem(4, 1, 3, decay=decay, carried=3).to(torch.float64)
     how = {"form": "attention", "backend": backend}

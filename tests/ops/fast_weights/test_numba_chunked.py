@@ -282,7 +282,7 @@ def test_why_not():
 
     def reason(**changes):
         call = dataclasses.replace(given, **changes)
-        return numba_chunked.why_not(call.drive, call.weights, call.decay, call.state, call.options)
+        return numba_chunked.why_not(call.drive, call.decay, call.state, call.options)
 
     assert reason() is None
     assert "CPU" in reason(drive=given.drive.to("meta"))

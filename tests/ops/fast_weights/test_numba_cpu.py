@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastweights.decay import Exponential, StepIndexed
 from fastweights.ops.fast_weights import LayerState, numba_cpu
 from fastweights.ops.simd import lanes_of
 from tests.ops.fast_weights.op_checks import check_ops
@@ -155,11 +154,11 @@ def solve_first(given):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("static", [False, True])
-def test_the_ops_keep_what_torch_asks_of_ops(keep, static):
+@pytest.mark.parametrize("kind", ["static", "clocks", "shared"])
+def test_the_ops_keep_what_torch_asks_of_ops(keep, kind):
     ops = torch.ops.fastweights
     forward, backward = ops.attention_form.default, ops.attention_form_backward.default
-    check_ops(forward, backward, batch=5, keep=keep, static=static)
+    check_ops(forward, backward, batch=5, keep=keep, kind=kind)
 
 
 def test_inputs_in_any_memory_layout():
@@ -203,7 +202,7 @@ def test_why_not():
 
     def reason(**changes):
         call = dataclasses.replace(given, **changes)
-        return numba_cpu.why_not(call.drive, call.weights, call.decay, call.state, call.options)
+        return numba_cpu.why_not(call.drive, call.state, call.options)
 
     def options(**changes):
         return dataclasses.replace(given.options, **changes)
@@ -212,8 +211,6 @@ def test_why_not():
     assert "CPU" in reason(drive=given.drive.to("meta"))
     assert "float32 and float64" in reason(drive=given.drive.bfloat16())
     assert "tanh" in reason(options=options(nonlinearity="tanh"))
-    assert "StepIndexed" in reason(decay=StepIndexed())
     matrix = LayerState(given.state.hidden, given.state.steps, matrix=matrix_of(given.state, given))
     assert "matrix" in reason(state=matrix)
-    assert reason(decay=StepIndexed(), options=options(memory="none")) is None
-    assert reason(decay=Exponential(0.5, learnable=True)) is None
+    assert reason(state=matrix, options=options(memory="none")) is None

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastweights.decay import Exponential, StepIndexed
+from fastweights.decay import Exponential
 from fastweights.ops.fast_weights import LayerState, SlowWeights, fast_weights, triton_gpu
 from tests.devices import HAS_TRITON, TRITON_DEVICES, needs_cuda, needs_interpreter
 from tests.ops.fast_weights.op_checks import check_ops
@@ -110,14 +110,14 @@ def test_many_samples_at_once_give_the_same_bits_every_time(width, dtype):
 
 @pytest.mark.parametrize("device", TRITON_DEVICES)
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("static", [False, True])
-def test_the_ops_keep_what_torch_asks_of_ops(keep, static, device):
+@pytest.mark.parametrize("kind", ["static", "clocks", "shared"])
+def test_the_ops_keep_what_torch_asks_of_ops(keep, kind, device):
     ops = torch.ops.fastweights
     forward, backward = (
         ops.attention_form_triton.default,
         ops.attention_form_triton_backward.default,
     )
-    check_ops(forward, backward, batch=2, keep=keep, static=static, device=device)
+    check_ops(forward, backward, batch=2, keep=keep, kind=kind, device=device)
 
 
 @needs_interpreter
@@ -166,16 +166,14 @@ def test_why_not(monkeypatch):
 
     def reason(**changes):
         call = dataclasses.replace(given, **changes)
-        return triton_gpu.why_not(call.drive, call.decay, call.state, call.options)
+        return triton_gpu.why_not(call.drive, call.state, call.options)
 
     assert reason() is None
     assert "CUDA tensors, got meta" in reason(drive=given.drive.to("meta"))
     assert "float64 and bfloat16, got torch.float16" in reason(drive=given.drive.half())
     assert "at most 256 features, got 257" in reason(drive=torch.zeros(1, 2, 257))
-    assert "StepIndexed" in reason(decay=StepIndexed())
     matrix = LayerState(given.state.hidden, given.state.steps, matrix=matrix_of(given.state, given))
     assert "matrix" in reason(state=matrix)
-    assert reason(decay=Exponential(0.5, learnable=True)) is None
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     assert "CUDA tensors, got cpu" in reason()
     monkeypatch.setattr(triton_gpu, "_installed", lambda: False)

@@ -1,7 +1,9 @@
 """What the fused ops of the attention form share: inputs, results, and autograd.
 
-A fused op takes the decay as the vector η·r(0), η·r(1), … and returns that vector's gradient, so
-every decay that is a function of age works, learned or not.
+A fused op takes the decay as a table of η·r and returns that table's gradient, so every decay
+works, learned or not. Its shape is (K, R, M + T), the age last. R is 1 where r is a function of
+age; by the clock it is M + T, a row for each vector that can be the newest in sight. K is 1 where
+all samples have the same clock, else B.
 """
 
 from __future__ import annotations
@@ -40,10 +42,8 @@ NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
 _MEMORIES = ("hebbian", "static", "none")
 
 
-def why_not(decay: Decay, state: LayerState, options: Options) -> str | None:
+def why_not(state: LayerState, options: Options) -> str | None:
     """The reason that no fused op can run this call, or None."""
-    if options.memory == "hebbian" and not decay.stationary:
-        return f"{type(decay).__name__} depends on the step index, not on the age alone"
     if options.memory == "hebbian" and state.matrix is not None:
         return "the state holds a matrix"
     return None
@@ -99,10 +99,10 @@ def run(
     carried = past.shape[0] - 1
     kind = torch.promote_types(drive.dtype, torch.float32)
     if hebbian:
-        r = decay.table(carried + length, dtype=kind, device=drive.device)
+        r = _by_age(decay, state.steps - carried, carried + length, kind)
         rates = write_rate.to(kind) * r
     else:
-        rates = drive.new_zeros(carried + length, dtype=kind)
+        rates = drive.new_zeros(1, 1, carried + length, dtype=kind)
     drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
@@ -129,6 +129,17 @@ def run(
             history = history.detach()
         history = trimmed(right_aligned(history, length, lengths), decay)
     return output, LayerState(hidden, steps_after(state.steps, length, lengths), history)
+
+
+def _by_age(decay: Decay, oldest: Tensor, count: int, kind: torch.dtype) -> Tensor:
+    """The table of r for ``count`` vectors, the first of them written at step ``oldest`` (B,)."""
+    if decay.stationary:
+        return decay.table(count, dtype=kind, device=oldest.device)[None, None]
+    if not torch.compiler.is_compiling() and bool((oldest == oldest[:1]).all()):
+        oldest = oldest[:1]
+    index = torch.arange(count, device=oldest.device)
+    newest = (oldest[:, None] + index)[:, :, None]
+    return decay.between(newest - index, newest).to(kind)
 
 
 def gradients_like(

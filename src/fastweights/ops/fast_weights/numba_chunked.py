@@ -36,9 +36,7 @@ from fastweights.ops.fast_weights.reference import fold, steps_after
 __all__ = ["chunked_form", "why_not"]
 
 
-def why_not(
-    drive: Tensor, weights: SlowWeights, decay: Decay, state: LayerState, options: Options
-) -> str | None:
+def why_not(drive: Tensor, decay: Decay, state: LayerState, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
     if not decay.stationary:
         return f"{type(decay).__name__} depends on the step index, not on the age alone"
@@ -152,7 +150,7 @@ def _forward(
         array(weight, drive),
         array(norm_weight, drive, width),
         array(norm_bias, drive, width),
-        array(writes.sum(0), drive),
+        array(writes.sum(0)[None, :, None], drive),
         array(writes, drive),
         array(fades, drive),
         array(ends, drive),
@@ -222,7 +220,7 @@ def _backward(
     arrays = (
         array(weight.t(), hs),
         array(norm_weight, hs, width),
-        array(writes.sum(0), hs),
+        array(writes.sum(0)[None, :, None], hs),
         array(writes, hs),
         array(fades, hs),
         array(ends, hs),

@@ -46,7 +46,7 @@ def forward(
 ) -> None:  # fmt: skip
     """One block of samples. ``hs`` (T + 1, B, H) holds h(0) and gets the rest.
 
-    ``rates`` (C,) are η r(k); ``writes`` (M, C) each matrix' share of it, ``fades`` (M, C + 1)
+    ``rates`` (1, C, 1) are η r(k); ``writes`` (M, C) each matrix' share of it, ``fades`` (M, C + 1)
     what is left of a matrix. ``start`` and ``final`` (B, M, H, H) are the matrices before the
     first step and after step ``ends`` (B,). With ``keep``: ``queries`` (T, S, B, H), ``normed``
     (T, N, B, H), ``scales`` (T, N, B) and ``states`` (chunks, B, M·packed), the matrices at the
@@ -80,7 +80,7 @@ def forward(
         for k in range(count):
             gather(work.y, 0, drive[begin + k], first, lanes)
             forward_step(
-                settings, slow, kept, carried, work, k * step, (k + 1) * step,
+                settings, slow, kept, carried, work, first, k * step, (k + 1) * step,
                 k + (0 if after_read else 1), k * slots * step, k * settings.norms,
             )  # fmt: skip
             scatter(hs[begin + k + 1], first, kept.history, (k + 1) * step, lanes)

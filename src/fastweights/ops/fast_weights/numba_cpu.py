@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights import attention_op
@@ -34,11 +35,9 @@ __all__ = [
 ]
 
 
-def why_not(
-    drive: Tensor, weights: SlowWeights, decay: Decay, state: LayerState, options: Options
-) -> str | None:
+def why_not(drive: Tensor, state: LayerState, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
-    return why_not_here(drive, options) or attention_op.why_not(decay, state, options)
+    return why_not_here(drive, options) or attention_op.why_not(state, options)
 
 
 def why_not_here(drive: Tensor, options: Options) -> str | None:
@@ -124,6 +123,25 @@ def _kept_sizes(
     ]
 
 
+def _by_lane(rates: Tensor, lanes: int) -> Tensor:
+    """A table as the kernels take it, (R, ages, 1), or with a column for each lane of all blocks.
+
+    What lanes beyond the batch get does not matter.
+    """
+    table = rates.permute(1, 2, 0)
+    extra = 0 if rates.shape[0] == 1 else lanes - rates.shape[0]
+    return functional.pad(table, (0, extra)) if extra else table
+
+
+def _of_samples(drates: Tensor, rates: Tensor, lanes: int) -> Tensor:
+    """The gradient of a table from what each block has of it, (blocks, R · ages · lanes)."""
+    samples, *shape = rates.shape
+    apart = drates.view(-1, *shape, lanes)
+    if samples == 1:
+        return apart.sum((0, 3))[None]
+    return apart.permute(0, 3, 1, 2).flatten(0, 1)[:samples]
+
+
 def lanes_for(drive: Tensor) -> int:
     from fastweights.ops.simd import lanes_of  # numba takes long to import
 
@@ -159,7 +177,7 @@ def _forward(
         array(weight, drive),
         array(norm_weight, drive, width),
         array(norm_bias, drive, width),
-        array(rates, drive),
+        array(_by_lane(rates, blocks * lanes), drive),
         array(static, drive, 0, 0),
         hs.numpy(),
         *(tensor.view(size).numpy() for tensor, size in zip(saved, sizes, strict=True)),
@@ -220,13 +238,13 @@ def _backward(
     kept = zip((queries, normed, scales), sizes, strict=True)
     is_static = memory == numba_kernels.STATIC
     ddrive, dpast = hs.new_empty(length, batch, width), hs.new_empty(start, batch, width)
-    drates = hs.new_zeros(blocks, rates.shape[0] * lanes)
+    drates = hs.new_zeros(blocks, rates[0].numel() * lanes)
     dgain, dbias = hs.new_zeros(2, blocks, width * lanes).unbind(0)
     dread, asked = hs.new_zeros(2, inner_steps * is_static, length, batch, width).unbind(0)
     arrays = (
         array(weight.t(), hs),
         array(norm_weight, hs, width),
-        array(rates, hs),
+        array(_by_lane(rates, blocks * lanes), hs),
         array(None if static is None else static.t(), hs, 0, 0),
         array(hs, hs),
         *(array(x.view(size), hs) for x, size in kept),
@@ -248,7 +266,7 @@ def _backward(
         ddrive,
         dpast,
         dweight,
-        drates.view(blocks, rates.shape[0], lanes).sum((0, 2)),
+        _of_samples(drates, rates, lanes),
         dgain.reshape(blocks, width, lanes).sum((0, 2)),
         dbias.reshape(blocks, width, lanes).sum((0, 2)),
         dstatic,

@@ -63,7 +63,7 @@ def forward(
             place = t if keep else 0
             gather(work.y, 0, drive[t], first, lanes)
             forward_step(
-                settings, slow, kept, memories, work, now, now + step,
+                settings, slow, kept, memories, work, first, now, now + step,
                 carried + t + (0 if after_read else 1), place * max(inner_steps, 1) * step,
                 place * settings.norms,
             )  # fmt: skip
@@ -81,7 +81,7 @@ def backward(
     """Backwards in time.
 
     ``dhs`` is the gradient of ``hs``. Gets: ``ddrive`` (T, B, H), ``dstart`` (M + 1, B, H),
-    and per block ``drates`` (ages, lanes), ``dgain`` and ``dbias`` (H, lanes). With a static
+    and per block ``drates`` (rows, ages, lanes), ``dgain`` and ``dbias`` (H, lanes). With a static
     memory, ``dread`` and ``asked_for`` (S, T, B, H) get the two factors of its gradient.
     """
     length, _, width = ddrive.shape

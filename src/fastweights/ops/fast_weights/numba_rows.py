@@ -204,9 +204,17 @@ def normalise_backward(
 
 
 @jit
-def decay_scores(scores: Any, count: int, rates: Any, lanes: int) -> None:
+def decay_scores(scores: Any, count: int, rates: Any, first: int, lanes: int) -> None:
+    """Scale the scores of ``count`` memories by the table (rows, ages, 1 or lanes of all)."""
+    rows, ages, samples = rates.shape
+    row = min(count, rows) - 1
     for m in range(count):
-        store(scores, m * lanes, load(scores, m * lanes) * spread(rates[count - 1 - m]))
+        age = count - 1 - m
+        if samples == 1:
+            rate = spread(rates[row, age, 0])
+        else:
+            rate = load(rates, (row * ages + age) * samples + first)
+        store(scores, m * lanes, load(scores, m * lanes) * rate)
 
 
 @jit

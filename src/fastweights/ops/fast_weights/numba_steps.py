@@ -84,10 +84,11 @@ class Kept(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """The memory: η r by age for the history, and packed matrices by which all else is known.
+    """The memory: η r for the history, and packed matrices by which all else is known.
 
-    ``fades`` (matrices, ages) is what is left of each matrix when the history holds so many
-    memories that are read.
+    ``rates`` (rows, ages, 1 or lanes of all blocks) has one row, or one for every number of
+    vectors in sight. ``fades`` (matrices, ages) is what is left of each matrix when the history
+    holds so many memories that are read.
     """
 
     rates: Any
@@ -96,7 +97,10 @@ class Carried(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What a backward step adds to, all but ``reads``, where it leaves ȳ of each read."""
+    """What a backward step adds to, all but ``reads``, where it leaves ȳ of each read.
+
+    ``rates`` (rows, ages, lanes) is flat.
+    """
 
     history: Any
     rates: Any
@@ -142,7 +146,7 @@ def new_work(width: int, ages: int, lanes: int, kind: Any) -> Work:
 @inlined
 def forward_step(
     settings: Settings, slow: Slow, kept: Kept, carried: Carried, work: Work,
-    now: int, new: int, count: int, query: int, place: int,
+    first: int, now: int, new: int, count: int, query: int, place: int,
 ) -> None:  # fmt: skip
     """h(t+1) from h(t), from ``now`` to ``new`` of the history; ``work.y`` holds the drive.
 
@@ -174,7 +178,7 @@ def forward_step(
             contract(
                 scores, work.zeros, history, 0, count, step, queries, asked, width, lanes, lanes
             )
-            decay_scores(scores, count, carried.rates, lanes)
+            decay_scores(scores, count, carried.rates, first, lanes)
             contract(y, base, history, 0, width, lanes, scores, 0, count, step, lanes)
         elif settings.memory == STATIC:
             matrix_times(y, 0, z, 0, slow.static, queries, asked, width, lanes)
@@ -250,12 +254,14 @@ def backward_step(
                 scores, work.zeros, history, 0, count, step, queries, asked, width, lanes, lanes
             )
             contract(escores, work.zeros, history, 0, count, step, dx, 0, width, lanes, lanes)
+            rows, ages, _ = carried.rates.shape
+            newest = ((min(count, rows) - 1) * ages + count - 1) * lanes
             for m in range(count):
-                age = (count - 1 - m) * lanes
+                age = newest - m * lanes
                 c, e = load(scores, m * lanes), load(escores, m * lanes)
                 store(gradients.rates, age, fma(c, e, load(gradients.rates, age)))
-            decay_scores(scores, count, carried.rates, lanes)
-            decay_scores(escores, count, carried.rates, lanes)
+            decay_scores(scores, count, carried.rates, first, lanes)
+            decay_scores(escores, count, carried.rates, first, lanes)
             contract(g, work.zeros, history, 0, width, lanes, escores, 0, count, step, lanes)
             if not detach:
                 _add_writes(dhistory, count, scores, dx, escores, queries, asked, step, lanes)

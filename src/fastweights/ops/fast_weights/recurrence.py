@@ -117,7 +117,7 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
         return "attention"  # the one form it has
     length, _, width = call.drive.shape
     carried = 0 if state.history is None else state.history.shape[0]
-    if call.drive.device.type == "cpu":
+    if call.drive.device.type == "cpu" and decay.stationary:
         # A short call reads and writes a whole matrix for few steps: not before the vectors are
         # many more numbers than the matrix.
         read = decay.components * width
@@ -126,7 +126,7 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
     longest = 4 * decay.components * width
-    if call.drive.is_cuda and _why_not_triton(call, "attention") is None:
+    if call.drive.is_cuda and decay.stationary and _why_not_triton(call, "attention") is None:
         # There the chunked form is a loop in Python, which costs more than long reads do. Where
         # that turns has not been measured.
         longest = max(longest, 1024)
@@ -157,7 +157,8 @@ def fast_weights(
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
         form: "attention", "matrix", "chunked", or "auto": on the CPU "chunked" for an exponential
-            decay over more than H + 100 steps, or when more than 4·H vectors are carried.
+            decay over more than H + 100 steps, or when more than 4·H vectors are carried; for a
+            step-indexed one when there would be more than 4·H vectors in the end.
         backend: "numba" (CPU), "triton" (CUDA), "reference", or "auto" for the fastest that
             supports the call.
         chunk_size: steps per chunk of the chunked form; None chooses by width.
@@ -227,11 +228,12 @@ class _Call(NamedTuple):
 def _why_not_numba(call: _Call, form: str) -> str | None:
     if form == "matrix":
         return "it has the attention and the chunked form, this call needs the matrix form"
-    module = numba_cpu if form == "attention" else numba_chunked
-    return module.why_not(call.drive, call.weights, call.decay, call.state, call.options)
+    if form == "attention":
+        return numba_cpu.why_not(call.drive, call.state, call.options)
+    return numba_chunked.why_not(call.drive, call.decay, call.state, call.options)
 
 
 def _why_not_triton(call: _Call, form: str) -> str | None:
     if form != "attention":
         return f"it has the attention form, this call needs the {form} form"
-    return triton_gpu.why_not(call.drive, call.decay, call.state, call.options)
+    return triton_gpu.why_not(call.drive, call.state, call.options)

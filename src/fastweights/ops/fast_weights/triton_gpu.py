@@ -36,7 +36,7 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def why_not(drive: Tensor, decay: Decay, state: LayerState, options: Options) -> str | None:
+def why_not(drive: Tensor, state: LayerState, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
     if not _installed():
         return "triton is not installed"
@@ -46,7 +46,7 @@ def why_not(drive: Tensor, decay: Decay, state: LayerState, options: Options) ->
         return f"it computes in float32, float64 and bfloat16, got {drive.dtype}"
     if drive.shape[-1] > _WIDEST:
         return f"it carries at most {_WIDEST} features, got {drive.shape[-1]}"
-    return attention_op.why_not(decay, state, options)
+    return attention_op.why_not(state, options)
 
 
 def attention_form(
@@ -140,6 +140,7 @@ def _forward(
             start - 1,
             batch,
             inner_steps,
+            *_strides(rates),
             **_settings(drive, flags, memory),
             EPS=norm_eps,
             KEEP=keep,
@@ -150,6 +151,12 @@ def _forward(
 def _given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
     """A contiguous tensor; one that no kernel reads where there is none."""
     return stand_in if tensor is None else tensor.contiguous()
+
+
+def _strides(rates: Tensor) -> tuple[int, int]:
+    """From a sample's table to the next, and from a row of it to the next: 0 where there is one."""
+    samples, rows, ages = rates.shape
+    return 0 if samples == 1 else rows * ages, 0 if rows == 1 else ages
 
 
 def _forward_shapes(
@@ -184,7 +191,7 @@ def _backward(
     kind = torch.promote_types(hs.dtype, torch.float32)
     dhistory = torch.empty_like(hs, dtype=kind).copy_(dhs)
     ddrive = hs.new_empty(length, batch, width)
-    drates = rates.new_zeros(batch, rates.shape[0])
+    drates = rates.new_zeros(batch, *rates.shape[1:])
     dgain, dbias = hs.new_zeros(2, batch, width, dtype=kind).unbind(0)
     dread = queries if static is None else torch.empty_like(queries)
     with torch.cuda.device_of(hs):
@@ -207,6 +214,7 @@ def _backward(
             start - 1,
             batch,
             inner_steps,
+            *_strides(rates),
             **_settings(hs, flags, memory),
             DETACH=bool(flags & DETACH),
         )
@@ -218,7 +226,7 @@ def _backward(
         ddrive,
         dhistory[:start].to(hs.dtype, copy=True),
         ddrive.flatten(0, 1).t() @ hs[start - 1 : -1].flatten(0, 1),
-        drates.sum(0),
+        drates.sum(0, keepdim=True) if rates.shape[0] == 1 else drates,
         dgain.sum(0).to(hs.dtype),
         dbias.sum(0).to(hs.dtype),
         dstatic,

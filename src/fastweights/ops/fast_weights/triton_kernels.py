@@ -81,7 +81,10 @@ def _streamed(matrix, x, WIDTH: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.cons
 
 @triton.jit
 def _read(v, history, rates, count, row, real):
-    """Σ_τ ρ (h(τ)·v) h(τ) over the oldest ``count`` memories, one ``row`` apart."""
+    """Σ_τ ρ (h(τ)·v) h(τ) over the oldest ``count`` memories, one ``row`` apart.
+
+    ``rates`` are those of the newest one's row of the table.
+    """
     total = tl.zeros((_MEMORIES, v.shape[0]), v.dtype)
     for first in range(0, count, _MEMORIES):
         m = first + tl.arange(0, _MEMORIES)
@@ -121,10 +124,12 @@ def _read_backward(
     return tl.sum(total, axis=0)
 
 
-@triton.jit(do_not_specialize=["length", "carried", "batch", "steps"])
+@triton.jit(
+    do_not_specialize=["length", "carried", "batch", "steps", "sample_stride", "row_stride"]
+)
 def forward(
     drive, weight_t, gain, bias, rates, static_t, hs,
-    queries, normed, scales, length, carried, batch, steps,
+    queries, normed, scales, length, carried, batch, steps, sample_stride, row_stride,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr,
     MEMORY: tl.constexpr, NORM: tl.constexpr, NORM_PRELIMINARY: tl.constexpr,
     PREVIOUS: tl.constexpr, AFTER_READ: tl.constexpr, TANH: tl.constexpr, EPS: tl.constexpr,
@@ -144,6 +149,7 @@ def forward(
     queries += sample * WIDTH
     normed += feature
     scales += sample
+    rates += sample * sample_stride
     history = hs + sample * WIDTH
     now = history + carried * row
     if WHOLE:
@@ -178,7 +184,7 @@ def forward(
                 tl.store(queries + j, v, mask=real)
             y = z
             if MEMORY == _HEBBIAN:
-                y += _read(v, history, rates, count, row, real)
+                y += _read(v, history, rates + (count - 1) * row_stride, count, row, real)
             elif MEMORY == _STATIC:
                 if WHOLE:
                     y += tl.sum(fixed * v[:, None], axis=0)
@@ -204,11 +210,13 @@ def forward(
         drive += row
 
 
-@triton.jit(do_not_specialize=["length", "carried", "batch", "steps"])
+@triton.jit(
+    do_not_specialize=["length", "carried", "batch", "steps", "sample_stride", "row_stride"]
+)
 def backward(
     weight, gain, rates, static, hs, queries, normed,
     scales, dhs, ddrive, drates, dgain, dbias, dread,
-    length, carried, batch, steps,
+    length, carried, batch, steps, sample_stride, row_stride,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr,
     MEMORY: tl.constexpr, NORM: tl.constexpr, NORM_PRELIMINARY: tl.constexpr,
     PREVIOUS: tl.constexpr, AFTER_READ: tl.constexpr, TANH: tl.constexpr, DETACH: tl.constexpr,
@@ -216,8 +224,8 @@ def backward(
     """One sample, backwards in time.
 
     ``dhs`` is the gradient of ``hs``; its first M + 1 rows become that of the past. Gets:
-    ``ddrive`` (T, B, H), and per sample ``drates`` (ages), ``dgain`` and ``dbias`` (H). With a
-    static memory, ``dread`` (T, S, B, H) gets the gradient of what each query reads.
+    ``ddrive`` (T, B, H), and per sample ``drates`` (rows, ages), ``dgain`` and ``dbias`` (H).
+    With a static memory, ``dread`` (T, S, B, H) gets the gradient of what each query reads.
     """
     sample = tl.program_id(0).to(tl.int64)
     row = batch.to(tl.int64) * WIDTH
@@ -233,7 +241,8 @@ def backward(
     dread += (reads - 1) * row + sample * WIDTH
     normed += (norms - 1) * row + feature
     scales += (norms - 1) * batch + sample
-    drates += sample * (carried + length)
+    rates += sample * sample_stride
+    drates += sample * ((carried + length) * tl.maximum(row_stride, 1))
     if WHOLE:
         weights = _whole(weight, WIDTH, BLOCK, KIND)
         if MEMORY == _STATIC:
@@ -260,9 +269,11 @@ def backward(
                 scales -= batch
             dz += dy
             if MEMORY == _HEBBIAN:
+                newest = (count - 1) * row_stride
                 g = _read_backward(
-                    dy, v, history, dhistory, rates, drates, count, row, real, DETACH
-                )
+                    dy, v, history, dhistory, rates + newest, drates + newest, count, row, real,
+                    DETACH,
+                )  # fmt: skip
             elif MEMORY == _STATIC:
                 tl.store(dread + j, dy, mask=real)
                 if WHOLE:
