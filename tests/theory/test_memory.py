@@ -262,3 +262,23 @@ class Unknown(Decay):
 def test_impossible_arguments_are_named(call: Callable[[], object], name: str) -> None:
     with pytest.raises(ValueError, match=name):
         call()
+
+
+@pytest.mark.parametrize("decay", [Exponential(0.95), PowerLaw(0.5)], ids=repr)
+@pytest.mark.parametrize("units", [20, 200])
+def test_a_memory_gives_back_this_much_of_a_query_that_it_does_not_hold(
+    decay: Decay, units: int
+) -> None:
+    length, rate = 11, 0.1
+    rng = np.random.default_rng(0)
+    written = Patterns("outer rectified", units).sample(rng, (4000, length))
+    v = rng.standard_normal((4000, 1, units))
+    left = written_out(decay, length)
+    read = rate * np.einsum("k,nk,nkh->nh", left, (written @ v.swapaxes(1, 2))[..., 0], written)
+    # Layer norm takes out what is the same for all units.
+    v, read = (x - x.mean(axis=-1, keepdims=True) for x in (v[:, 0], read))
+    gains = (read * v).sum(axis=-1) / (v * v).sum(axis=-1)
+    expected = memory.unspecific_gain(decay, rate, length)
+    assert gains.mean() == pytest.approx(expected, rel=1.5 / units + 0.02)
+    balanced = memory.balanced_write_rate(decay, length)
+    assert memory.unspecific_gain(decay, balanced, length) == pytest.approx(0.5 - 0.5 / math.pi)

@@ -23,6 +23,7 @@ from fastweights.theory.memory.positions import pair_ages, pair_snr
 from fastweights.theory.memory.ratio import energy, lifetime, snr, weights
 from fastweights.theory.memory.simulation import simulate_lifetime, simulate_snr
 from fastweights.theory.memory.sweeps import LIFETIME_DECAYS, STORED, sweeps
+from fastweights.theory.memory.write_rate import balanced_write_rate, unspecific_gain
 
 __all__ = [
     "LIFETIME_DECAYS",
@@ -31,6 +32,7 @@ __all__ = [
     "VERDICT_RULE",
     "Overlap",
     "Patterns",
+    "balanced_write_rate",
     "best_exponential",
     "best_power_law",
     "energy",
@@ -47,5 +49,6 @@ __all__ = [
     "simulate_snr",
     "snr",
     "sweeps",
+    "unspecific_gain",
     "weights",
 ]
