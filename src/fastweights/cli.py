@@ -1,4 +1,4 @@
-"""The command ``fastweights``: list, run, sweep, report and bench."""
+"""The command ``fastweights``: list, run, sweep, report, generate and bench."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from fastweights import __version__
 from fastweights.bench.base import Settings, Unit, run_benchmark
 from fastweights.bench.registry import BENCHMARKS
 from fastweights.bench.registry import find as find_benchmark
+from fastweights.experiments.language_study.generation import (
+    best_network,
+    load_network,
+    stream_text,
+)
 from fastweights.experiments.plan import Plan, results_of
 from fastweights.experiments.registry import EXPERIMENTS, find
 from fastweights.experiments.runner import run_units
@@ -248,6 +253,32 @@ def report(
     write_report(output, chapters)
     out.print(f"Report: {output}", soft_wrap=True)
     _exit_if_failed(failures)
+
+
+@app.command()
+def generate(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run of language, or one network of it.")
+    ],
+    prompt: Annotated[str, typer.Option(help="Where the text begins.")],
+    length: Annotated[int, typer.Option(help="How many characters to add.")] = 500,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 safer, above 1 wilder; 0 is always the likeliest.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+) -> None:
+    """Continue a text, a character at a time, with the best network of a run."""
+    home = best_network(folder)
+    model, alphabet = load_network(home)
+    characters = stream_text(
+        model, alphabet, prompt, length=length, temperature=temperature, seed=seed
+    )
+    if home != folder:
+        err.print(f"The best of {folder}: {home.name}", soft_wrap=True)
+    typer.echo(prompt, nl=False)
+    for character in characters:
+        typer.echo(character, nl=False)
+    typer.echo()
 
 
 @app.command()

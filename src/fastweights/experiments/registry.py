@@ -7,8 +7,10 @@ from fastweights.experiments.binding import Binding
 from fastweights.experiments.consolidation import Consolidation
 from fastweights.experiments.controls import Controls
 from fastweights.experiments.deblurring import Deblurring
+from fastweights.experiments.language import Language
 from fastweights.experiments.memory import Memory
 from fastweights.experiments.one_trial import OneTrial
+from fastweights.experiments.read_timing import ReadTiming
 from fastweights.experiments.recursion import Recursion
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.transfer import Transfer
@@ -22,12 +24,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         Retrieval(),
         Consolidation(),
         Controls(),
+        ReadTiming(),
         Deblurring(),
         OneTrial(),
         Binding(),
         Recursion(),
         Transfer(),
         Memory(),
+        Language(),
     )
 }
 

@@ -1,0 +1,129 @@
+"""New text from a trained network, a character at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastweights.experiments.language_study.config import LanguageConfig
+from fastweights.experiments.language_study.networks import ARMS, build
+from fastweights.tasks import Alphabet
+from fastweights.training.checkpoint import load_model, read_progress
+from fastweights.training.config import ConfigError, from_dict
+from fastweights.training.files import read_json
+from fastweights.training.loop import read_metrics
+
+__all__ = ["best_network", "load_network", "stream_text"]
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def best_network(folder: Path) -> Path:
+    """The folder of the network that predicts validation text best, of a run or of one network.
+
+    Raises:
+        ConfigError: the folder holds no network that has learned to predict text.
+    """
+    candidates = [folder] if (folder / CHECKPOINT).exists() else sorted(folder.glob("units/*"))
+    found = [(bits, home) for home in candidates if (bits := _bits(home)) is not None]
+    if not found:
+        raise ConfigError(
+            f"{folder} holds no trained network; a run of `fastweights run language` does, or one "
+            "of the folders below its units"
+        )
+    return min(found)[1]
+
+
+def _bits(home: Path) -> float | None:
+    """Bits per character at the last validation; None if there was none."""
+    metrics = home / "metrics.jsonl"
+    if not (home / CHECKPOINT).exists() or not metrics.exists():
+        return None
+    points = read_metrics(metrics)
+    return points[-1].get("validation_bits") if points else None
+
+
+def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
+    """A trained network with the characters it knows.
+
+    Raises:
+        ConfigError: the folder's files are not those of a network that predicts text.
+    """
+    try:
+        described = read_json(home / "config.json")
+        config = from_dict(LanguageConfig, described["config"])
+        alphabet = Alphabet(read_progress(home / CHECKPOINT)["alphabet"])
+        model = build(ARMS[described["arm"]], len(alphabet), config)
+        load_model(home / CHECKPOINT, model)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{home} does not hold a network that predicts text: {error}") from None
+    return model.eval(), alphabet
+
+
+def stream_text(
+    model: nn.Module,
+    alphabet: Alphabet,
+    prompt: str,
+    *,
+    length: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Iterator[str]:
+    """The characters that follow a prompt, one at a time.
+
+    What the network remembers has one size, so a character costs the same however many were before.
+
+    Args:
+        model: maps tokens (L, N) and a state to logits (L, N, characters) and a state.
+        alphabet: of its characters.
+        prompt: where the text begins, at least one character.
+        length: how many characters to make.
+        temperature: logits are divided by it; 0 takes the likeliest character always.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: the prompt is empty or has a character that the network does not know, or a
+            number is out of range.
+
+    Example:
+        >>> from fastweights.experiments.language_study.networks import CharacterModel
+        >>> model = CharacterModel("fast-weights", 2, 4, LanguageConfig())
+        >>> len("".join(stream_text(model.eval(), Alphabet("ab"), "abba", length=5)))
+        5
+    """
+    if not prompt:
+        raise ConfigError("the prompt must have at least one character")
+    if length < 0:
+        raise ConfigError(f"length must be at least 0, got {length}")
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature must be at least 0 and finite, got {temperature}")
+    try:
+        tokens = alphabet.encode(prompt)
+    except ValueError as error:
+        raise ConfigError(f"prompt: {error}") from None
+    return _characters(model, alphabet, tokens[:, None], length, temperature, seed)
+
+
+def _characters(
+    model: nn.Module,
+    alphabet: Alphabet,
+    tokens: torch.Tensor,
+    length: int,
+    temperature: float,
+    seed: int,
+) -> Iterator[str]:
+    generator = torch.Generator().manual_seed(seed)
+    state: Any = None
+    for _ in range(length):
+        with torch.no_grad():
+            logits, state = model(tokens, state)
+        if temperature:
+            chances = ((logits[-1] - logits[-1].max()) / temperature).softmax(-1)
+            tokens = torch.multinomial(chances, 1, generator=generator)
+        else:
+            tokens = logits[-1:].argmax(-1)
+        yield alphabet.decode(tokens[0])

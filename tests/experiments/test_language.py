@@ -1,0 +1,346 @@
+"""Language: networks that cost what they say, runs that resume, text that streams."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastweights.experiments.base import Result
+from fastweights.experiments.language import Language
+from fastweights.experiments.language_study import training
+from fastweights.experiments.language_study.config import LanguageConfig
+from fastweights.experiments.language_study.generation import (
+    best_network,
+    load_network,
+    stream_text,
+)
+from fastweights.experiments.language_study.networks import (
+    ARMS,
+    CharacterModel,
+    build,
+    multiply_adds,
+)
+from fastweights.experiments.language_study.training import bits_per_character
+from fastweights.tasks import Alphabet
+from fastweights.training import loop
+from fastweights.training.config import ConfigError
+from fastweights.training.files import write_json
+
+CONFIG = LanguageConfig(
+    hidden_size=12,
+    embedding_size=6,
+    streams=3,
+    segment=8,
+    updates=12,
+    warmup=2,
+    evaluate_every=4,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> LanguageConfig:
+    path = tmp_path / "text.txt"
+    path.write_text("Now is the winter of our discontent\nmade glorious summer. " * 9)
+    return LanguageConfig(**{**vars(CONFIG), "text": str(path)})
+
+
+def train(config: LanguageConfig, arm: str, folder: Path, seed: int = 0) -> dict[str, Any]:
+    """One run, in a folder as the runner makes it."""
+    unit = next(u for u in Language().units(config, seed + 1) if (u.arm, u.seed) == (arm, seed))
+    home = folder / "units" / unit.name
+    home.mkdir(parents=True, exist_ok=True)
+    described = {"arm": unit.arm, "config": vars(config)}
+    write_json(home / "config.json", described)
+    result = Language().run(config, unit, home, "cpu", None)
+    result.pop("seconds")
+    return result
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing handles it."""
+
+
+@pytest.mark.parametrize("arm", ["fast-weights", "lstm-compute", "gru-parameters"])
+def test_a_killed_run_ends_with_the_same_numbers(
+    config: LanguageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
+) -> None:
+    expected = train(config, arm, tmp_path / "whole")
+    saved = 0
+
+    def kill(*args: Any) -> None:
+        nonlocal saved
+        saved += 1
+        if saved == 3:
+            raise Killed
+        loop_save(*args)
+
+    loop_save = loop.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", kill)
+        with pytest.raises(Killed):
+            train(config, arm, tmp_path / "killed")
+    # The second checkpoint is in the middle of an epoch, so the state is carried over.
+    assert 8 % (len("x" * 418) // 3 // 8) != 0
+    assert train(config, arm, tmp_path / "killed") == expected
+
+
+def test_without_the_carried_state_a_resumed_run_would_differ(
+    config: LanguageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(config, "gru-parameters", tmp_path / "whole")
+    monkeypatch.setattr(training.CarriedState, "keep", lambda self, state: None)
+    assert train(config, "gru-parameters", tmp_path / "other")["test_bits"] != expected["test_bits"]
+
+
+def test_it_learns(config: LanguageConfig, tmp_path: Path) -> None:
+    changes = {"updates": 100, "evaluate_every": 50, "learning_rate": 0.03}
+    result = train(LanguageConfig(**{**vars(config), **changes}), "fast-weights", tmp_path)
+    assert result["test_bits"] < 2.5  # log2 of its 20 characters is 4.3
+    assert result["characters"] == 100 * 3 * 8
+    assert result["state"] == 2 * (12 + 12 * 12)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_network_learns_with_all_its_parameters(arm: str) -> None:
+    model = build(ARMS[arm], 20, CONFIG)
+    logits, _ = model(torch.randint(20, (9, 2)))
+    logits.logsumexp(-1).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_matched_networks_match() -> None:
+    config = LanguageConfig(hidden_size=64)
+    reference = build(ARMS["fast-weights"], 65, config)
+
+    def parameters(model: nn.Module) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    def work(arm: str) -> int:
+        width = build(ARMS[arm], 65, config).output.in_features
+        return multiply_adds(ARMS[arm].kind, 65, width, config)
+
+    for kind in ("lstm", "gru"):
+        equal = build(ARMS[f"{kind}-parameters"], 65, config)
+        assert parameters(equal) == pytest.approx(parameters(reference), rel=0.02)
+        assert work(f"{kind}-compute") == pytest.approx(work("fast-weights"), rel=0.02)
+    assert build(ARMS["layer-norm-rnn"], 65, config).output.in_features == 64
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "layer-norm-rnn"])
+def test_multiply_adds_are_the_weights_of_the_matrices(kind: str) -> None:
+    """Every entry of a matrix is used once for a character, but for the embedding's."""
+    model = CharacterModel(kind, 20, 12, CONFIG)
+    entries = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
+    assert multiply_adds(kind, 20, 12, CONFIG) == entries - model.embedding.weight.numel()
+
+
+def test_fast_weights_take_three_squares_more() -> None:
+    more = multiply_adds("fast-weights", 20, 12, CONFIG)
+    assert more - multiply_adds("layer-norm-rnn", 20, 12, CONFIG) == 2 * 3 * 12**2
+
+
+class Cycle(nn.Module):
+    """Predicts the next token around a cycle, with a state that counts what it has seen."""
+
+    def forward(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        seen = 0 if state is None else state
+        one_hot = nn.functional.one_hot((tokens + 1) % 4, 4)
+        return one_hot.double() * math.log(5), seen + len(tokens)
+
+
+def test_bits_are_those_of_the_chances_given() -> None:
+    tokens = torch.arange(402) % 4
+    bits, right = bits_per_character(Cycle(), tokens, CPU, streams=2, length=7)
+    assert bits == pytest.approx(-math.log2(5 / 8))
+    assert right == 1
+    wrong = bits_per_character(Cycle(), tokens.flip(0), CPU)
+    assert wrong == (pytest.approx(-math.log2(1 / 8)), 0)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_bits_do_not_depend_on_how_much_is_read_at_a_time(streams: int) -> None:
+    model = CharacterModel("fast-weights", 4, 8, CONFIG).double()
+    tokens = torch.randint(4, (50,))
+    read = [bits_per_character(model, tokens, CPU, streams, length)[0] for length in (1, 6, 100)]
+    assert read == pytest.approx([read[0]] * 3, rel=1e-12)
+    short = bits_per_character(model, tokens[:3], CPU)[0]
+    assert short == pytest.approx(
+        sum(bits_per_character(model, tokens[i : i + 2], CPU)[0] for i in (0, 1)) / 2
+    )  # two streams of one character each
+
+
+@pytest.fixture
+def model() -> CharacterModel:
+    torch.manual_seed(1)
+    model = CharacterModel("fast-weights", 4, 8, CONFIG).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["fast-weights", "layer-norm-rnn", "lstm", "gru"])
+def test_a_character_at_a_time_gives_the_logits_of_one_pass(kind: str) -> None:
+    model = CharacterModel(kind, 4, 8, CONFIG).double()
+    tokens = torch.randint(4, (90, 1))
+    at_once, _ = model(tokens)
+    state, streamed = None, []
+    for token in tokens:
+        logits, state = model(token[None], state)
+        streamed.append(logits)
+    torch.testing.assert_close(torch.cat(streamed), at_once, rtol=1e-10, atol=1e-10)
+
+
+def test_what_is_remembered_keeps_its_size_and_its_bounds(model: CharacterModel) -> None:
+    sizes, largest, state = set(), [], None
+    with torch.no_grad():
+        for tokens in torch.randint(4, (3000, 1)).split(1):
+            _, state = model(tokens, state)
+            sizes.add(tuple((name, tuple(t.shape)) for name, t in state.tensors().items()))
+            largest.append(float(state.matrix.abs().max()))
+    assert len(sizes) == 1
+    assert "history" not in state.tensors()
+    assert max(largest[-1000:]) <= 1.05 * max(largest[:1000])
+
+
+def test_every_character_is_one_call_on_one_character(model: CharacterModel) -> None:
+    """So its cost is the same, however long the text before it."""
+    lengths: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: lengths.append(len(inputs[0])))
+    characters = stream_text(model, Alphabet("abcd"), "abba", length=300)
+    for made in range(1, 6):
+        next(characters)
+        assert len(lengths) == made  # nothing is computed ahead
+    assert lengths == [4, 1, 1, 1, 1]
+
+
+def test_the_seed_and_the_temperature_decide_the_text(model: CharacterModel) -> None:
+    def write(**settings: Any) -> str:
+        return "".join(stream_text(model, Alphabet("abcd"), "ab", length=40, **settings))
+
+    assert write(seed=3) == write(seed=3) != write(seed=4)
+    assert write(temperature=0, seed=3) == write(temperature=0, seed=4)
+    assert write(temperature=1e-300) == write(temperature=0)
+    assert len(set(write(temperature=1e6))) == 4
+    assert write()[:10] == "".join(stream_text(model, Alphabet("abcd"), "ab", length=10))
+
+
+def test_draws_follow_the_chances(model: CharacterModel) -> None:
+    with torch.no_grad():
+        chances = (model(torch.tensor([[0], [1]]))[0][-1, 0] / 0.7).softmax(-1)
+    first = [
+        next(stream_text(model, Alphabet("abcd"), "ab", length=1, temperature=0.7, seed=seed))
+        for seed in range(600)
+    ]
+    for token, character in enumerate("abcd"):
+        p = float(chances[token])
+        assert abs(first.count(character) / 600 - p) < 4 * math.sqrt(p * (1 - p) / 600)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompt": ""}, "at least one character"),
+        ({"prompt": "abxé"}, r"prompt: the text has 'x', 'é', not among the 4 known .*'abcd'"),
+        ({"temperature": -1.0}, "temperature must be at least 0 and finite, got -1"),
+        ({"temperature": math.nan}, "temperature must be at least 0 and finite, got nan"),
+        ({"length": -1}, "length must be at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_continued_is_said_at_once(
+    model: CharacterModel, given: dict[str, Any], message: str
+) -> None:
+    settings = {"prompt": "ab", "length": 5, **given}
+    with pytest.raises(ConfigError, match=message):
+        stream_text(model, Alphabet("abcd"), **settings)
+
+
+def test_the_network_of_a_run(config: LanguageConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    bits = {seed: train(config, "fast-weights", out, seed)["validation_bits"] for seed in (0, 1)}
+    best = best_network(out)
+    assert best.name == f"fast-weights-seed{min(bits, key=lambda seed: bits[seed])}"
+    other = out / "units" / f"fast-weights-seed{max(bits, key=lambda seed: bits[seed])}"
+    assert best_network(other) == other
+    model, alphabet = load_network(best)
+    assert alphabet == Alphabet.of(Path(config.text or "").read_text())
+    assert not model.training
+    assert len("".join(stream_text(model, alphabet, "Now", length=20))) == 20
+
+
+def test_a_folder_without_a_network(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(ConfigError, match="holds no trained network"):
+            best_network(folder)
+
+
+def test_a_damaged_network(config: LanguageConfig, tmp_path: Path) -> None:
+    train(config, "fast-weights", tmp_path)
+    home = best_network(tmp_path)
+    checkpoint = home / "checkpoint.safetensors"
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:200])
+    with pytest.raises(ConfigError, match="does not hold a network that predicts text"):
+        load_network(home)
+    checkpoint.write_bytes(content)
+    write_json(home / "config.json", {"arm": "lstm-compute", "config": vars(config)})
+    with pytest.raises(ConfigError, match="belongs to another model"):
+        load_network(home)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("fast-weight",)}, "did you mean 'fast-weights'"),
+        ({"arms": ("fast-weights", "fast-weights")}, "must not repeat itself"),
+    ],
+)
+def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Language().units(LanguageConfig(**changes), 1)
+
+
+def test_the_section_says_what_came_out() -> None:
+    config = LanguageConfig(arms=("fast-weights", "lstm-parameters", "gru-compute"))
+    base = {
+        "hidden_size": 128,
+        "parameters": 70_000,
+        "multiply_adds": 160_000,
+        "state": 33_000,
+        "test_accuracy": 0.5,
+        "seconds": 1.0,
+    }
+    bits = {"fast-weights": 2.0, "lstm-parameters": 2.1}
+    results = [
+        Result(unit, None, "stopped")
+        if unit.arm not in bits
+        else Result(
+            unit,
+            {
+                **base,
+                "test_bits": bits[unit.arm] + (unit.seed or 0) / 100,
+                "validation_bits": 2.0,
+                "curve": [{"update": 250, "validation_bits": 2.2}],
+            },
+        )
+        for unit in Language().units(config, 3)
+    ]
+    section = Language().section(config, results, Path())
+    ours, theirs, failed = section.tables[0].rows
+    assert [row[6].split()[0] for row in (ours, theirs)] == ["2.010", "2.110"]
+    assert failed[:2] == ["GRU, equal compute", "0/3"]
+    assert {len(row) for row in section.tables[0].rows} == {len(section.tables[0].columns)}
+    assert len(section.tables[1].rows) == 9
+    by_verdict = {claim.claim.split(" bits")[0]: claim.verdict for claim in section.claims}
+    assert by_verdict["fast weights need fewer"] == "holds"
+    assert [c.published for c in section.claims[1:]] == ["2.71", "2.12"]
+    assert [c.verdict for c in section.claims[1:]] == ["fewer bits", "fewer bits"]
+    assert json.dumps(section.pictures[0].alt)
+    nothing = [Result(r.unit, None, "not finished") for r in results]
+    assert Language().section(config, nothing, Path()).claims == []
