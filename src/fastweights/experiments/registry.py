@@ -10,7 +10,6 @@ from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.language import Language
 from fastweights.experiments.memory import Memory
 from fastweights.experiments.one_trial import OneTrial
-from fastweights.experiments.read_timing import ReadTiming
 from fastweights.experiments.recursion import Recursion
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.transfer import Transfer
@@ -24,7 +23,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         Retrieval(),
         Consolidation(),
         Controls(),
-        ReadTiming(),
         Deblurring(),
         OneTrial(),
         Binding(),
