@@ -7,16 +7,23 @@ from fastweights.tasks.associative_retrieval import (
     encode,
 )
 from fastweights.tasks.characters import Alphabet, Text, TextStreams, load_text
+from fastweights.tasks.copying import RepeatCopy
 from fastweights.tasks.data import Split, Splits, batch_indices, batches
 from fastweights.tasks.mnist import Mnist, MnistSplit, load_mnist
+from fastweights.tasks.sorting import PrioritySort
+from fastweights.tasks.symbols import IGNORED, SymbolBatch
 
 __all__ = [
+    "IGNORED",
     "Alphabet",
     "AssociativeRetrieval",
     "Mnist",
     "MnistSplit",
+    "PrioritySort",
+    "RepeatCopy",
     "Split",
     "Splits",
+    "SymbolBatch",
     "Text",
     "TextStreams",
     "batch_indices",
