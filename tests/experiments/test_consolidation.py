@@ -28,7 +28,10 @@ def test_decays_and_write_rates_are_crossed() -> None:
     fw = layers["exponential-0.5"]
     assert isinstance(fw, FastWeightsRNN)
     torch.testing.assert_close(fw.decay(torch.arange(3)), torch.tensor([1, 0.95, 0.9025]))
-    assert layers["factorial-tuned"].write_rate == 0.03
+    assert layers["factorial-rule"].write_rate == 0.03
+    by_rule = ARMS["exponential-rule"].build(RetrievalConfig(num_pairs=26), 37, 8)
+    # T = 55: 1 / Σ 0.95^k
+    assert by_rule.write_rate == pytest.approx(0.05 / (1 - 0.95**55), rel=1e-6)
     crossed = {name.rsplit("-", 1)[0] for name in layers} - {"layer-norm"}
     assert crossed == {"exponential", "power-law", "factorial", "step-indexed"}
 

@@ -10,10 +10,17 @@ import torch
 
 from fastweights.experiments.base import Result
 from fastweights.experiments.controls import ARMS, EFFECTS, Controls
+from fastweights.experiments.retrieval_study.altered import (
+    AlteredReads,
+    as_written,
+    by_all,
+    never,
+    of_another,
+    within,
+)
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, best_of, difference, verdict
 from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
-from fastweights.experiments.retrieval_study.others_memory import OthersMemory
 from fastweights.nn import FastWeightsRNN
 from fastweights.report.statistics import Interval
 from fastweights.training.config import ConfigError
@@ -22,20 +29,20 @@ CONFIG = RetrievalConfig()
 
 
 @pytest.fixture
-def swapped() -> OthersMemory:
+def swapped() -> AlteredReads:
     torch.manual_seed(0)
     layer = FastWeightsRNN(5, 6, decay=0.9, write_rate=0.4, dtype=torch.float64)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return OthersMemory(layer)
+    return AlteredReads(layer, of_another)
 
 
-def test_another_sample_that_is_the_same_changes_nothing(swapped: OthersMemory) -> None:
+def test_another_sample_that_is_the_same_changes_nothing(swapped: AlteredReads) -> None:
     x = torch.randn(7, 1, 5, dtype=torch.float64).expand(7, 3, 5)
     torch.testing.assert_close(swapped(x)[0], swapped.layer(x)[0], rtol=1e-12, atol=1e-12)
 
 
-def test_every_sample_reads_its_neighbour_alone(swapped: OthersMemory) -> None:
+def test_every_sample_reads_its_neighbour_alone(swapped: AlteredReads) -> None:
     x = torch.randn(7, 4, 5, dtype=torch.float64)
     other = x.clone()
     other[-2, 1] += 1.0  # written, and read by the next sample, in the last step
@@ -44,14 +51,38 @@ def test_every_sample_reads_its_neighbour_alone(swapped: OthersMemory) -> None:
     assert not torch.allclose(swapped(x)[0], swapped.layer(x)[0])
 
 
-def test_a_single_sample_has_no_other(swapped: OthersMemory) -> None:
+def test_a_single_sample_has_no_other(swapped: AlteredReads) -> None:
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         swapped(torch.zeros(3, 1, 5, dtype=torch.float64))
 
 
 def test_the_loop_computes_the_default_layer_only() -> None:
     with pytest.raises(ValueError, match="default options"):
-        OthersMemory(FastWeightsRNN(5, 6, layer_norm=False))
+        AlteredReads(FastWeightsRNN(5, 6, layer_norm=False), as_written)
+
+
+@pytest.mark.parametrize("query", ["preliminary", "previous"])
+def test_unaltered_the_loop_is_the_layer(query: str) -> None:
+    layer = FastWeightsRNN(5, 6, query=query, dtype=torch.float64)
+    x = torch.randn(7, 3, 5, dtype=torch.float64)
+    found = AlteredReads(layer, as_written)(x)[0]
+    torch.testing.assert_close(found, layer(x)[0], rtol=1e-12, atol=1e-12)
+    late = AlteredReads(layer, within(range(4, 7), by_all))(x)[0]
+    torch.testing.assert_close(late[:4], found[:4])
+    assert not torch.allclose(late[4], found[4])
+
+
+def test_reads_that_ask_for_nothing(swapped: AlteredReads) -> None:
+    memories, query = torch.randn(4, 3, 6), torch.randn(3, 6)
+    _, scores = by_all(0, memories, query)
+    expected = (memories * query).sum(-1).mean(0)
+    torch.testing.assert_close(scores, expected.expand(4, 3))
+    assert not never(0, memories, query)[1].any()
+    x = torch.randn(7, 3, 5, dtype=torch.float64)
+    swapped.read = never
+    layer = FastWeightsRNN(5, 6, memory="none", inner_steps=1, dtype=torch.float64)
+    layer.load_state_dict(swapped.layer.state_dict(), strict=False)
+    torch.testing.assert_close(swapped(x)[0], layer(x)[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -62,8 +93,7 @@ def test_every_network_learns(name: str) -> None:
     tokens = torch.randint(37, (8, 11))
     model(tokens).square().mean().backward()
     assert all(p.grad is not None for p in model.parameters())
-    if name != "no-norm-s3-0.03":  # which overflows
-        assert all(p.grad.isfinite().all() for p in model.parameters())  # type: ignore[union-attr]
+    assert all(p.grad.isfinite().all() for p in model.parameters())  # type: ignore[union-attr]
 
 
 def test_matched_networks_match() -> None:
@@ -123,16 +153,14 @@ def test_verdicts_at_their_bounds() -> None:
 
 def test_the_section_answers_what_it_can() -> None:
     results = runs(fast_weights=[0.99, 0.98, 0.99], layer_norm_rnn=[0.4, 0.38, 0.4])
-    results += runs(identity_1=[0.4, 0.38, 0.4], **{"no_norm_s1_0.003": [0.6, 0.9, 0.9]})
-    config = RetrievalConfig(
-        arms=("fast-weights", "layer-norm-rnn", "identity-1", "no-norm-s1-0.003")
-    )
+    results += runs(identity_1=[0.4, 0.38, 0.4], no_norm_s1=[0.6, 0.9, 0.9])
+    config = RetrievalConfig(arms=("fast-weights", "layer-norm-rnn", "identity-1", "no-norm-s1"))
     section = Controls().section(config, results, Path())
     told = {claim.claim.split(": ")[1].split(";")[0]: claim.verdict for claim in section.claims}
     assert told == {
         "depth alone": "none",
         "a Hebbian memory at equal depth": "large",
-        "layer norm beside a Hebbian memory": "large",
+        "layer norm beside a Hebbian memory, S = 1": "large",
     }
     assert [len(p.figure.axes[0].get_yticks()) for p in section.pictures] == [4]
 

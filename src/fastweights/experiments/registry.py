@@ -10,6 +10,8 @@ from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.language import Language
 from fastweights.experiments.memory import Memory
 from fastweights.experiments.one_trial import OneTrial
+from fastweights.experiments.priming import PrimingExperiment
+from fastweights.experiments.read_timing import ReadTiming
 from fastweights.experiments.recursion import Recursion
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.transfer import Transfer
@@ -23,12 +25,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         Retrieval(),
         Consolidation(),
         Controls(),
+        ReadTiming(),
         Deblurring(),
         OneTrial(),
         Binding(),
         Recursion(),
         Transfer(),
         Memory(),
+        PrimingExperiment(),
         Language(),
     )
 }

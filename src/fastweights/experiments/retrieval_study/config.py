@@ -18,7 +18,8 @@ class RetrievalConfig:
 
     Seeds are ``first_seed``, ``first_seed`` + 1, …; settings were chosen on seeds below 300.
     The fast weights' settings and every learning rate were chosen on validation data. Where
-    ``learning_rate`` or ``weight_decay`` is None, each arm has its own.
+    ``learning_rate`` or ``weight_decay`` is None, each arm has its own; where ``write_rate`` is,
+    it follows from decay and length by `fastweights.theory.memory.balanced_write_rate`.
     """
 
     arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
@@ -43,7 +44,7 @@ class RetrievalConfig:
     evaluate_every: Annotated[int, Field(ge=1)] = 250
     head_size: Annotated[int, Field(ge=1)] = 100
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
-    write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     inner_steps: Annotated[int, Field(ge=0)] = 1
     input_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2

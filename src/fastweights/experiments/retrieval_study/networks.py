@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
+from fastweights.decay import Exponential
+from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.nn import FastWeightsRNN
+from fastweights.theory.memory import balanced_write_rate
 
 __all__ = ["Arm", "Retriever", "fast_weights"]
 
@@ -26,8 +28,12 @@ class Arm:
     build: Callable[[RetrievalConfig, int, int], nn.Module]
 
 
-def fast_weights(**options: Any) -> Callable[[RetrievalConfig, int, int], nn.Module]:
+def fast_weights(
+    *, input_scale: float | None = None, **options: Any
+) -> Callable[[RetrievalConfig, int, int], nn.Module]:
     """Builds the fast-weights layer of the configuration, but for these options of the layer.
+
+    ``input_scale``, too, is the configuration's unless it is given.
 
     Example:
         >>> fast_weights(memory="identity")(RetrievalConfig(), 38, 20).memory
@@ -37,13 +43,16 @@ def fast_weights(**options: Any) -> Callable[[RetrievalConfig, int, int], nn.Mod
     def build(config: RetrievalConfig, inputs: int, hidden_size: int) -> nn.Module:
         given: dict[str, Any] = {
             "inner_steps": config.inner_steps,
-            "decay": config.decay,
+            "decay": Exponential(config.decay),
             "write_rate": config.write_rate,
             **options,
         }
+        if given["write_rate"] is None:
+            length = task_of(config).length
+            given["write_rate"] = balanced_write_rate(given["decay"], length)
         layer = FastWeightsRNN(inputs, hidden_size, **given)
         layer.reset_parameters(
-            input_scale=config.input_scale, recurrent_scale=config.recurrent_scale
+            input_scale=input_scale or config.input_scale, recurrent_scale=config.recurrent_scale
         )
         return layer
 
@@ -62,6 +71,10 @@ class Retriever(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (N, classes) for tokens (N, T)."""
+        return self.head(self.hidden(tokens)[-1])
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What the layer puts out at every step, (T, N, H), for tokens (N, T)."""
         one_hot = F.one_hot(tokens.t(), self.vocabulary).to(torch.get_default_dtype())
         output, _ = self.layer(one_hot)
-        return self.head(output[-1])
+        return output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from fastweights.experiments.base import Unit
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.networks import Arm, Retriever
-from fastweights.tasks import binding_free_ceiling
+from fastweights.tasks import Splits, binding_free_ceiling
 from fastweights.training.config import ConfigError, nearest
 from fastweights.training.loop import Schedule, train
 
@@ -73,18 +73,19 @@ def run(
     folder: Path,
     device: str,
     writer: Any,
+    measure: Callable[[Retriever, Splits], dict[str, Any]] = lambda model, splits: {},
 ) -> dict[str, Any]:
-    """Train one network and test it."""
+    """Train one network and test it; ``measure`` sees it with the data at the end."""
     task = task_of(config)
     assert unit.seed is not None
     torch.manual_seed(unit.seed)
     arm, size = arms[unit.arm], unit.options["hidden_size"]
     layer = arm.build(config, task.vocabulary_size, size)
     model = Retriever(layer, task.vocabulary_size, config.head_size, task.num_classes)
-    schedule = schedule_of(arm, config)
+    schedule, splits = schedule_of(arm, config), task.build(unit.seed)
     result = train(
         model,
-        task.build(unit.seed),
+        splits,
         schedule,
         seed=unit.seed,
         folder=folder,
@@ -93,6 +94,7 @@ def run(
     )
     return {
         **result,
+        **measure(model, splits),
         "learning_rate": schedule.learning_rate,
         "weight_decay": schedule.weight_decay,
         "layer_parameters": sum(p.numel() for p in layer.parameters()),
