@@ -69,13 +69,21 @@ def test_below_is_the_rounded_down_product(word, bound):
     assert value.item() == (word >> 5) * bound // 2**59
 
 
+@given(word=st.integers(0, MASK), bound=st.integers(33, 2**20))
+def test_below_a_larger_bound_too(word, bound):
+    room = (bound - 1).bit_length()
+    value = below(np.array([word], dtype=np.uint64), bound).item()
+    assert value == (word >> room) * bound // 2 ** (64 - room)
+    assert value < bound
+
+
 @pytest.mark.parametrize("bound", [1, 3, 10, 26, 32])
 def test_below_covers_its_range_and_stays_in_it(bound):
     edges = np.array([0, MASK], dtype=np.uint64)
     assert below(edges, bound).tolist() == [0, bound - 1]
 
 
-@pytest.mark.parametrize("bound", [0, 33, -1])
+@pytest.mark.parametrize("bound", [0, 2**20 + 1, -1])
 def test_below_refuses_bounds_that_overflow(bound):
     with pytest.raises(ValueError, match="bound must be in 1"):
         below(np.zeros(1, dtype=np.uint64), bound)

@@ -10,6 +10,7 @@ from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.language import Language
 from fastweights.experiments.memory import Memory
 from fastweights.experiments.one_trial import OneTrial
+from fastweights.experiments.priming import PrimingExperiment
 from fastweights.experiments.read_timing import ReadTiming
 from fastweights.experiments.recursion import Recursion
 from fastweights.experiments.retrieval import Retrieval
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Recursion(),
         Transfer(),
         Memory(),
+        PrimingExperiment(),
         Language(),
     )
 }

@@ -52,19 +52,21 @@ def stream(seed: int, purpose: str, first: int = 0, second: int = 0) -> np.rando
 def below(words: NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
     """Integers uniform on 0 … bound − 1, one from each word, by multiplying and shifting.
 
-    The high 59 bits of a word, read as a fraction, are scaled by ``bound`` and rounded down. A
-    value's probability is off from 1 / bound by less than 2^-59, which no experiment can see.
+    The high bits of a word, read as a fraction, are scaled by ``bound`` and rounded down: 59 of
+    them up to a bound of 32, and as many as fit above. A value's probability is off from
+    1 / bound by less than 2^-44, which no experiment can see.
 
     Args:
         words: uniform 64-bit words, any shape.
-        bound: 1 … 32, so that the product fits into 64 bits.
+        bound: 1 … 2^20.
 
     Example:
         >>> below(np.array([0, 2**63, 2**64 - 1], dtype=np.uint64), 10)
         array([0, 5, 9])
     """
-    check_integer("bound", bound, 1, 32)
-    scaled = (words >> np.uint64(5)) * np.uint64(bound) >> np.uint64(59)
+    check_integer("bound", bound, 1, 2**20)
+    room = max(5, (bound - 1).bit_length())  # so that the product fits into 64 bits
+    scaled = (words >> np.uint64(room)) * np.uint64(bound) >> np.uint64(64 - room)
     return scaled.astype(np.int64)
 
 

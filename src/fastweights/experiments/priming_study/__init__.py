@@ -1,0 +1,1 @@
+"""Words in noise: settings, networks, what is measured, findings, pictures."""
