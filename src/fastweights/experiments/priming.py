@@ -12,7 +12,7 @@ speech, and equally often after every delay; so what falls with the delay falls 
 memory, and an ideal observer's curve is flat.
 
 Controls: the fast memory wiped, or exchanged for that of another stream, just before the probe; the
-same network trained without fast weights; one trained on streams without repeats; an LSTM.
+same network trained without fast weights; one trained on streams without repeats.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["PrimingExperiment", "paper", "quick"]
 
 
 def quick() -> PrimingConfig:
-    """Four decays and three controls; minutes on two cores."""
+    """Four decays and two controls; minutes on two cores."""
     return PrimingConfig()
 
 

@@ -32,7 +32,6 @@ class PrimingConfig:
         "power-law",
         "no-repeats",
         "layer-norm-rnn",
-        "lstm",
     )
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
     words: Annotated[int, Field(ge=3)] = 64
@@ -44,7 +43,7 @@ class PrimingConfig:
     train_size: Count = 100_000
     validation_size: Count = 4_000
     test_size: Count = 10_000
-    updates: Count = 4_000
+    updates: Count = 3_000
     batch_size: Count = 128
     learning_rate: Rate = 5e-3
     warmup: Annotated[int, Field(ge=0)] = 200
