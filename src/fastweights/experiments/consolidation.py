@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from fastweights.decay import Decay, Exponential, Factorial, PowerLaw, StepIndexed
-from fastweights.experiments.base import Result, Unit
-from fastweights.experiments.retrieval_study import training
+from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, difference
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import dots, learning_curves
 from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
+from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import finished, tables_of
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section
@@ -103,22 +103,15 @@ def k26() -> RetrievalConfig:
     )
 
 
-class Consolidation:
+class Consolidation(RetrievalStudy):
     """The experiment."""
 
+    arms = ARMS
     name = "consolidation"
     title = "Power-law decay and write rate 1"
     summary = "Does a better consolidation learn faster and better? Xu, Ba & Zemel (2017)"
     presets: Mapping[str, Callable[[], Any]] = MappingProxyType({"quick": k4, "k3": k3, "k26": k26})
     seeds: Mapping[str, int] = MappingProxyType({"quick": 10, "k3": 10, "k26": 5})
-
-    def units(self, config: RetrievalConfig, seeds: int) -> list[Unit]:
-        return training.units(ARMS, config, seeds)
-
-    def run(
-        self, config: RetrievalConfig, unit: Unit, folder: Path, device: str, writer: Any
-    ) -> dict[str, Any]:
-        return training.run(ARMS, config, unit, folder, device, writer)
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
         ceiling = float(binding_free_ceiling(config.num_pairs))

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastweights.experiments.base import Result, Unit
-from fastweights.experiments.retrieval_study import training
+from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.altered import AlteredReads, of_another
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.effects import (
@@ -22,6 +21,7 @@ from fastweights.experiments.retrieval_study.effects import (
 )
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import dots
+from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import tables_of
 from fastweights.nn.baselines import LayerNormLSTM
 from fastweights.report.section import Section
@@ -162,9 +162,10 @@ def k8() -> RetrievalConfig:
     return RetrievalConfig(arms=DECISIVE, num_pairs=8, updates=8_000)
 
 
-class Controls:
+class Controls(RetrievalStudy):
     """The experiment."""
 
+    arms = ARMS
     name = "controls"
     title = "Depth, layer norm or the Hebbian memory?"
     summary = "The controls of the fast-weights RNN that a note of 2017 found missing"
@@ -172,14 +173,6 @@ class Controls:
         {"quick": k4, "state": state, "narrow": narrow, "k8": k8}
     )
     seeds: Mapping[str, int] = MappingProxyType({"quick": 10, "state": 3, "narrow": 10, "k8": 10})
-
-    def units(self, config: RetrievalConfig, seeds: int) -> list[Unit]:
-        return training.units(ARMS, config, seeds)
-
-    def run(
-        self, config: RetrievalConfig, unit: Unit, folder: Path, device: str, writer: Any
-    ) -> dict[str, Any]:
-        return training.run(ARMS, config, unit, folder, device, writer)
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
         ceiling = float(binding_free_ceiling(config.num_pairs))

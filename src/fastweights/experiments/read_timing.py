@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from fastweights.experiments.base import Result, Unit
-from fastweights.experiments.retrieval_study import training
+from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.altered import AlteredReads, by_all
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm, Retriever, fast_weights
@@ -26,6 +25,7 @@ from fastweights.experiments.retrieval_study.reading import (
     accuracy_by_read,
     changed_reads,
 )
+from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import finished, tables_of
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section, Table
@@ -56,36 +56,24 @@ def quick() -> RetrievalConfig:
     return RetrievalConfig(arms=tuple(ARMS), updates=10_000)
 
 
-def _measure(num_pairs: int) -> Callable[[Retriever, Splits], dict[str, Any]]:
-    def measure(model: Retriever, splits: Splits) -> dict[str, Any]:
-        if isinstance(model.layer, AlteredReads):
-            return {}
-        return {
-            "by_read": accuracy_by_read(model, splits.test, num_pairs),
-            "by_match": accuracy_by_match(model, splits.test, num_pairs),
-            "known_before": known_before_the_letter(model, splits, num_pairs),
-        }
-
-    return measure
-
-
-class ReadTiming:
+class ReadTiming(RetrievalStudy):
     """The experiment."""
 
+    arms = ARMS
     name = "read-timing"
     title = "What a memory is asked with"
     summary = "How do fast weights without extra depth answer before they know the question?"
     presets: Mapping[str, Callable[[], Any]] = MappingProxyType({"quick": quick})
     seeds: Mapping[str, int] = MappingProxyType({"quick": 5})
 
-    def units(self, config: RetrievalConfig, seeds: int) -> list[Unit]:
-        return training.units(ARMS, config, seeds)
-
-    def run(
-        self, config: RetrievalConfig, unit: Unit, folder: Path, device: str, writer: Any
-    ) -> dict[str, Any]:
-        measure = _measure(config.num_pairs)
-        return training.run(ARMS, config, unit, folder, device, writer, measure)
+    def measure(self, config: RetrievalConfig, model: Retriever, splits: Splits) -> dict[str, Any]:
+        if isinstance(model.layer, AlteredReads):
+            return {}
+        return {
+            "by_read": accuracy_by_read(model, splits.test, config.num_pairs),
+            "by_match": accuracy_by_match(model, splits.test, config.num_pairs),
+            "known_before": known_before_the_letter(model, splits, config.num_pairs),
+        }
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
         ceiling, sizes = float(binding_free_ceiling(config.num_pairs)), config.hidden_sizes

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from fastweights.experiments.base import Result, Unit
-from fastweights.experiments.retrieval_study import training
+from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import learning_curves
 from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
+from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import finished, tables_of
 from fastweights.nn.baselines import AttentionLSTM, LayerNormLSTM, irnn
 from fastweights.report.section import Claim, Section
@@ -75,9 +75,10 @@ ARMS: Mapping[str, Arm] = {
 TABLE_1 = ("irnn", "lstm", "attention-lstm", "fast-weights", "layer-norm-lstm", "gru")
 
 
-class Retrieval:
+class Retrieval(RetrievalStudy):
     """The experiment."""
 
+    arms = ARMS
     name = "retrieval"
     title = "Associative retrieval"
     summary = "Which digit came with this letter? Ba et al. (2016), table 1"
@@ -85,14 +86,6 @@ class Retrieval:
         {"quick": quick, "narrow": narrow, "long": long, "paper": paper}
     )
     seeds: Mapping[str, int] = MappingProxyType({"quick": 3, "narrow": 5, "long": 10, "paper": 10})
-
-    def units(self, config: RetrievalConfig, seeds: int) -> list[Unit]:
-        return training.units(ARMS, config, seeds)
-
-    def run(
-        self, config: RetrievalConfig, unit: Unit, folder: Path, device: str, writer: Any
-    ) -> dict[str, Any]:
-        return training.run(ARMS, config, unit, folder, device, writer)
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
         ceiling = float(binding_free_ceiling(config.num_pairs))

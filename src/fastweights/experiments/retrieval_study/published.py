@@ -13,7 +13,13 @@ __all__ = ["TOLERANCE", "beside_published"]
 TOLERANCE = 0.5
 
 
-def beside_published(words: str, published: float, ours: Sequence[float], what: str) -> Claim:
+def beside_published(
+    words: str,
+    published: float,
+    ours: Sequence[float],
+    what: str,
+    tolerance: float = TOLERANCE,
+) -> Claim:
     """A row of the ledger for a published percentage.
 
     Args:
@@ -21,6 +27,7 @@ def beside_published(words: str, published: float, ours: Sequence[float], what: 
         published: the published figure.
         ours: one for each seed.
         what: "error" or "accuracy", for the verdict.
+        tolerance: how far our interval may miss the published figure by, to agree with it.
 
     Example:
         >>> beside_published("LSTM", 60.81, [7.0, 7.5], "error").verdict
@@ -30,8 +37,8 @@ def beside_published(words: str, published: float, ours: Sequence[float], what: 
     low = interval.mean if interval.low is None else interval.low
     high = interval.mean if interval.high is None else interval.high
     verdict = "agrees"
-    if published < low - TOLERANCE:
+    if published < low - tolerance:
         verdict = f"higher {what}"
-    elif published > high + TOLERANCE:
+    elif published > high + tolerance:
         verdict = f"lower {what}"
     return Claim(words, f"{published:g}", interval.text(), interval.n, verdict)

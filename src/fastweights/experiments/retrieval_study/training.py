@@ -73,7 +73,7 @@ def run(
     folder: Path,
     device: str,
     writer: Any,
-    measure: Callable[[Retriever, Splits], dict[str, Any]] = lambda model, splits: {},
+    measure: Callable[[Retriever, Splits], dict[str, Any]],
 ) -> dict[str, Any]:
     """Train one network and test it; ``measure`` sees it with the data at the end."""
     task = task_of(config)
