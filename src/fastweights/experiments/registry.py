@@ -7,6 +7,7 @@ from fastweights.experiments.binding import Binding
 from fastweights.experiments.consolidation import Consolidation
 from fastweights.experiments.controls import Controls
 from fastweights.experiments.deblurring import Deblurring
+from fastweights.experiments.glimpses import GlimpsesExperiment
 from fastweights.experiments.language import Language
 from fastweights.experiments.memory import Memory
 from fastweights.experiments.one_trial import OneTrial
@@ -33,6 +34,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Transfer(),
         Memory(),
         PrimingExperiment(),
+        GlimpsesExperiment(),
         Language(),
     )
 }

@@ -10,17 +10,47 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastweights.tasks import Split, Splits, batch_indices
+from fastweights.tasks import batch_indices
 from fastweights.training.checkpoint import Carried, load_checkpoint, save_checkpoint
 from fastweights.training.files import write_atomically
 
-__all__ = ["Schedule", "accuracy", "read_metrics", "run_updates", "train", "updates_to"]
+__all__ = [
+    "Data",
+    "Samples",
+    "Schedule",
+    "accuracy",
+    "read_metrics",
+    "run_updates",
+    "train",
+    "updates_to",
+]
+
+
+class Samples(Protocol):
+    """What a network is shown, samples first, and the class of each, int64, shape (N,)."""
+
+    @property
+    def inputs(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+
+
+class Data(Protocol):
+    """The three splits of a task."""
+
+    @property
+    def train(self) -> Samples: ...
+    @property
+    def validation(self) -> Samples: ...
+    @property
+    def test(self) -> Samples: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +97,8 @@ class Schedule:
         return self.learning_rate * min(1.0, rise) * min(1.0, fall)
 
 
-def accuracy(model: nn.Module, split: Split, device: torch.device, batch: int = 2000) -> float:
-    """The share of sequences of a split that the model answers rightly."""
+def accuracy(model: nn.Module, split: Samples, device: torch.device, batch: int = 2000) -> float:
+    """The share of samples of a split that the model answers rightly."""
     model.eval()
     right = 0
     with torch.no_grad():
@@ -83,7 +113,7 @@ def accuracy(model: nn.Module, split: Split, device: torch.device, batch: int = 
 
 def train(
     model: nn.Module,
-    splits: Splits,
+    splits: Data,
     schedule: Schedule,
     *,
     seed: int,
@@ -98,7 +128,8 @@ def train(
     number, so that it ends with the same numbers as one that was not.
 
     Args:
-        model: maps tokens (N, T) to logits (N, classes); its parameters are already drawn.
+        model: maps inputs, such as tokens (N, T), to logits (N, classes); its parameters are
+            already drawn.
         splits: what to train, validate and test on.
         schedule: how.
         seed: decides the order of the batches.

@@ -1,0 +1,1 @@
+"""Glimpses of MNIST: settings, networks, training, findings, pictures."""

@@ -1,0 +1,129 @@
+"""The figures of the glimpses experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from fastweights.experiments.base import Result
+from fastweights.experiments.glimpses_study.config import GlimpsesConfig
+from fastweights.experiments.glimpses_study.findings import PUBLISHED_ERRORS, errors
+from fastweights.experiments.glimpses_study.networks import ARMS
+from fastweights.report.figures import ARM_STYLES, new_figure
+from fastweights.report.section import Picture
+from fastweights.report.statistics import mean_interval
+from fastweights.tasks.glimpses import FIXED_ORDERS, QUADRANTS
+
+__all__ = ["pictures"]
+
+
+def pictures(config: GlimpsesConfig, results: Sequence[Result], name: str) -> list[Picture]:
+    """Every error, and what the fast weights attended to in each fixed order."""
+    found = [_errors(config, results, name)] if any(r.values for r in results) else []
+    for size in config.hidden_sizes:
+        for order in config.orders:
+            shares = [
+                r.values["attention"]
+                for r in results
+                if r.values is not None
+                and "attention" in r.values
+                and r.unit.options == {"hidden_size": size, "order": order}
+            ]
+            if shares and order in FIXED_ORDERS:
+                found.append(_attention(np.mean(shares, 0), size, order, len(shares), name))
+    return found
+
+
+def _errors(config: GlimpsesConfig, results: Sequence[Result], name: str) -> Picture:
+    rows = errors(results)
+    figure = new_figure(7.6, 1.3 + 0.3 * len(rows))
+    axes = figure.add_subplot()
+    labels = []
+    for y, ((arm, size, order), cell) in enumerate(rows.items()):
+        found = [error for _, error in cell]
+        several = len(config.orders) > 1
+        labels.append(f"{ARMS[arm].label}, R = {size}" + (f", {order}" if several else ""))
+        axes.plot(found, [y] * len(found), "o", color=ARM_STYLES[0][0], markersize=4, alpha=0.45)
+        if found:
+            interval = mean_interval(found)
+            axes.plot(interval.mean, y, "|", color="0.1", markersize=12, markeredgewidth=2)
+            if interval.low is not None and interval.high is not None:
+                axes.plot([interval.low, interval.high], [y, y], color="0.1", linewidth=1.5)
+        published = PUBLISHED_ERRORS.get(("fast-weights" if arm == "multi-level" else arm, size))
+        if published is not None and order == "published" and not config.places:
+            axes.plot(published, y, "D", color=ARM_STYLES[1][0], markersize=5, fillstyle="none")
+    axes.set_yticks(range(len(rows)), labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="test error (%)")
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    return Picture(
+        name=f"{name}-errors",
+        figure=figure,
+        alt=f"Test error of every run, a row for each of {len(rows)} networks; diamonds are the "
+        "published errors.",
+        caption="Test error: a dot per seed, the mean and its 95 % interval; diamonds: published.",
+    )
+
+
+def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str) -> Picture:
+    figure = new_figure(7.2, 6.6)
+    axes = figure.add_subplot()
+    steps = len(shares)
+    past = np.tril(np.ones_like(shares, dtype=bool), -1)
+    image = axes.imshow(
+        np.where(past, 100 * shares, np.nan)[1:, :-1],
+        extent=(-0.5, steps - 1.5, steps - 0.5, 0.5),
+        cmap="viridis",
+        vmin=0,
+    )
+    figure.colorbar(image, ax=axes, label="share of the attention (%)", shrink=0.8)
+    for t, place in enumerate(FIXED_ORDERS[order]):
+        if t < steps - 1:
+            _icon(axes, t, steps + 0.6, place)
+        if t > 0:
+            _icon(axes, -1.6, t, place)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel("state after the glimpse", labelpad=26)
+    axes.set_ylabel("while this glimpse is seen", labelpad=26)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return Picture(
+        name=f"{name}-attention-r{size}-{order}",
+        figure=figure,
+        alt=f"A triangle of 23 rows, order “{order}”: how the attention of each glimpse's step is "
+        "shared out among the states after earlier glimpses.",
+        caption=f"What fast weights attend to at R = {size}: each row is a glimpse, from the top; "
+        "colours are the shares that the states after earlier glimpses have in what is read, a "
+        f"mean over test images and {seeds} seed{'s' if seeds > 1 else ''}. The small squares show "
+        "the image and, dark, the part that is seen: a quadrant coarsely, or a patch.",
+    )
+
+
+def _icon(axes: Axes, x: float, y: float, place: int) -> None:
+    """A small image with the part in it that a place shows."""
+    side, left, top = 0.8, x - 0.4, y - 0.4
+    quadrant = place if place < QUADRANTS else (place - QUADRANTS) // QUADRANTS
+    row, column = divmod(quadrant, 2)
+    part, at_x, at_y = side / 2, left + column * side / 2, top + row * side / 2
+    if place >= QUADRANTS:
+        row, column = divmod((place - QUADRANTS) % QUADRANTS, 2)
+        part, at_x, at_y = side / 4, at_x + column * side / 4, at_y + row * side / 4
+    axes.add_patch(
+        Rectangle(
+            (left, top),
+            side,
+            side,
+            facecolor="0.95",
+            edgecolor="0.5",
+            linewidth=0.5,
+            clip_on=False,
+        )
+    )
+    fill = ARM_STYLES[0 if place >= QUADRANTS else 1][0]
+    axes.add_patch(Rectangle((at_x, at_y), part, part, facecolor=fill, clip_on=False))
