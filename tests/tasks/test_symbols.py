@@ -122,3 +122,11 @@ def test_impossible_tasks() -> None:
     ):
         with pytest.raises(ValueError, match=f"{argument} must be in"):
             task()
+
+
+def test_a_split_without_sequences() -> None:
+    """Four sequences there are, three to train and one to test."""
+    task = RepeatCopy(num_symbols=2, max_repeats=1)
+    assert len(keys(task.batch(0, "test", 0, length=2, size=50))) == 1
+    with pytest.raises(ValueError, match=r"length 2 has so few .* none is of the validation split"):
+        task.batch(0, "validation", 0, length=2, size=5)

@@ -98,7 +98,8 @@ def draw(
         Shape (N, numbers).
 
     Raises:
-        TypeError, ValueError: an argument is not of its type or out of range.
+        TypeError, ValueError: an argument is not of its type or out of range, or the split has no
+            sequence of this length.
     """
     check_integer("seed", seed, 0, MAX_SEED)
     check_integer("size", size, 1)
@@ -107,8 +108,15 @@ def draw(
     which = SPLITS.index(split)
     source = stream(seed, purpose, first=3 * length + which, second=number)
     found: list[NDArray[np.int64]] = []
+    tried = 0
     while (count := sum(map(len, found))) < size:
+        if tried > 1000 and not count:
+            raise ValueError(
+                f"length {length} has so few different sequences that none is of the {split} split;"
+                " the task needs more symbols"
+            )
         tries = size if which == 0 else 10 * size
+        tried += tries
         candidates = make(source.random_raw((tries, words)))
         found.append(candidates[split_of(candidates) == which][: size - count])
     return np.concatenate(found)

@@ -1,0 +1,1 @@
+"""What the experiments on sorting and on repeated copying share."""
