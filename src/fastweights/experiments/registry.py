@@ -6,6 +6,7 @@ from fastweights.experiments.base import Experiment
 from fastweights.experiments.binding import Binding
 from fastweights.experiments.consolidation import Consolidation
 from fastweights.experiments.controls import Controls
+from fastweights.experiments.copying import Copying
 from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.glimpses import GlimpsesExperiment
 from fastweights.experiments.language import Language
@@ -15,6 +16,7 @@ from fastweights.experiments.priming import PrimingExperiment
 from fastweights.experiments.read_timing import ReadTiming
 from fastweights.experiments.recursion import Recursion
 from fastweights.experiments.retrieval import Retrieval
+from fastweights.experiments.sorting import Sorting
 from fastweights.experiments.transfer import Transfer
 from fastweights.training.config import ConfigError, nearest
 
@@ -36,6 +38,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         PrimingExperiment(),
         GlimpsesExperiment(),
         Language(),
+        Sorting(),
+        Copying(),
     )
 }
 
