@@ -351,3 +351,13 @@ def test_free_values():
 def test_the_family_asks_for_a_formula():
     with pytest.raises(NotImplementedError):
         Decay()(torch.arange(2))
+
+
+def test_what_never_changes_is_said_only_where_it_is_known() -> None:
+    class Other(PowerLaw):
+        pass
+
+    assert Exponential(0.8).fixed == 0.8
+    assert PowerLaw(0.7).fixed == 0.7
+    for decay in (Exponential(0.8, learnable=True), Free(3), Other(0.7)):
+        assert decay.fixed is None

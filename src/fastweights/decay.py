@@ -51,6 +51,8 @@ class Decay(nn.Module):
             one times a number plus its share of what is written; the matrix and chunked forms
             need this.
         components: how many matrices that takes.
+        fixed: what r depends on, as a number, where that never changes by itself; None where r is
+            learned or comes from a buffer, and for classes from elsewhere, of which nobody knows.
         horizon: ages of ``horizon`` and more have r = 0, so older memories need not be kept;
             None when every age counts.
     """
@@ -59,6 +61,10 @@ class Decay(nn.Module):
     recurrent: bool = False
     components: int = 1
     horizon: int | None = None
+
+    @property
+    def fixed(self) -> float | None:
+        return None
 
     def forward(self, ages: Tensor) -> Tensor:
         """r at the given ages.
@@ -170,6 +176,10 @@ class Exponential(Decay):
                 self.logit_rate.fill_(math.log(self._rate) - math.log1p(-self._rate))
 
     @property
+    def fixed(self) -> float | None:
+        return None if self.learnable or type(self).__module__ != __name__ else self._rate
+
+    @property
     def rate(self) -> Tensor | float:
         """λ: a tensor that carries gradients when learnable, otherwise a float."""
         return torch.sigmoid(self.logit_rate) if self.learnable else self._rate
@@ -258,6 +268,10 @@ class _WithExponent(Decay):
         if self.learnable:
             with torch.no_grad():
                 self.log_exponent.fill_(math.log(self._exponent))
+
+    @property
+    def fixed(self) -> float | None:
+        return None if self.learnable or type(self).__module__ != __name__ else self._exponent
 
     @property
     def exponent(self) -> Tensor | float:

@@ -192,11 +192,10 @@ class FastWeightsBase(nn.Module):
     def _get(self, name: str, suffix: str) -> Tensor:
         return getattr(self, f"{name}{suffix}")
 
-    def _write_rate(self, suffix: str) -> Tensor:
+    def _write_rate(self, suffix: str) -> Tensor | float:
         if self.learn_write_rate:
             return self._get("log_write_rate", suffix).exp()
-        weight = self._get("weight_hh", suffix)
-        return torch.full((), self.write_rate, dtype=weight.dtype, device=weight.device)
+        return self.write_rate
 
     def _slow_weights(self, suffix: str) -> SlowWeights:
         normed, static = self._options.layer_norm, self._options.memory == "static"
@@ -217,7 +216,7 @@ class FastWeightsBase(nn.Module):
         return F.linear(x, weight, bias).to(weight.dtype)
 
     def _run_layer(
-        self, x: Tensor, suffix: str, state: LayerState, lengths: Tensor | None
+        self, x: Tensor, suffix: str, state: LayerState | None, lengths: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         drive = self._drive(x, suffix)
         # A sum over many steps of products of products does not survive eight bits of mantissa.
@@ -234,10 +233,6 @@ class FastWeightsBase(nn.Module):
                 backend=self.backend,
             )
 
-    def _zero_state(self, batch: int) -> LayerState:
-        weight = next(self.parameters())
-        return LayerState.zeros(batch, self.hidden_size, dtype=weight.dtype, device=weight.device)
-
     def _check_input(self, x: Tensor, expected: str, dims: tuple[int, ...]) -> None:
         weight = next(self.parameters())
         if not isinstance(x, Tensor):
@@ -251,9 +246,11 @@ class FastWeightsBase(nn.Module):
             )
         if x.device != weight.device:
             raise ValueError(f"input is on {x.device}, but the parameters are on {weight.device}")
+        if x.dtype == weight.dtype:
+            return
         # Autocast leaves double precision alone, so it cannot bring a double and a float together.
         cast = _autocasts(x.device) and torch.float64 not in (x.dtype, weight.dtype)
-        if not x.is_floating_point() or (x.dtype != weight.dtype and not cast):
+        if not x.is_floating_point() or not cast:
             raise TypeError(f"input must be {weight.dtype} like the parameters, got {x.dtype}")
 
     def _check_state(self, state: Any, *, layers: int, batch: int, like: bool) -> FastWeightsState:

@@ -104,7 +104,7 @@ class FastWeightsRNNCell(FastWeightsBase):
         self._check_input(input, "(N, input_size) or (input_size,)", (1, 2))
         x = input if input.dim() == 2 else input[None]
         if state is None:
-            start = self._zero_state(x.shape[0])
+            start = None
         else:
             batched = self._check_state(state, layers=1, batch=x.shape[0], like=input.dim() == 2)
             start = batched.layer(0)

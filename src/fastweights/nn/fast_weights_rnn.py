@@ -249,7 +249,7 @@ class FastWeightsRNN(FastWeightsBase):
             outputs = []
             for suffix in self._suffixes(k):
                 index = len(after)
-                start = self._zero_state(x.shape[1]) if state is None else state.layer(index)
+                start = None if state is None else state.layer(index)
                 backward = suffix.endswith("_reverse")
                 source = _reversed(x, lengths) if backward else x
                 output, last = self._run_layer(source, suffix, start, lengths)
@@ -319,7 +319,7 @@ class FastWeightsRNN(FastWeightsBase):
             outputs = []
             for j, suffix in enumerate(self._suffixes(k)):
                 index = k * len(self._suffixes(k)) + j
-                start = self._zero_state(x.shape[1]) if state is None else state.layer(index)
+                start = None if state is None else state.layer(index)
                 source = _reversed(x, None) if suffix.endswith("_reverse") else x
                 output, _ = self._run_layer(source, suffix, start, None)
                 if index == layer:

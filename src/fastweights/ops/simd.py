@@ -18,7 +18,18 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
-__all__ = ["LANES", "fma", "lanes_of", "load", "masked", "root", "spread", "store", "transpose"]
+__all__ = [
+    "LANES",
+    "array_at",
+    "fma",
+    "lanes_of",
+    "load",
+    "masked",
+    "root",
+    "spread",
+    "store",
+    "transpose",
+]
 
 _features = llvmlite.binding.get_host_cpu_features()
 # Zen 4 works through a wide register half by half: short ones are as fast and waste fewer lanes.
@@ -56,6 +67,25 @@ def _address(context: Any, builder: Any, kind: types.Array, array: Any, index: A
     data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
     vector = _llvm_type(Vector(kind.dtype))
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+@numba.njit(inline="always")
+def array_at(address: int, like: Any, shape: Any) -> Any:
+    """The contiguous array of this shape whose first number is at ``address``, in like's dtype.
+
+    For a kernel that gets many tensors: an address costs a tenth of a NumPy view.
+    """
+    return numba.carray(_pointer(address, like), shape)
+
+
+@intrinsic
+def _pointer(typing: Any, address: Any, like: Any) -> Any:
+    kind = types.CPointer(like.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.intp, like), generate
 
 
 @intrinsic

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastweights.ops.fast_weights.attention_op import LEARNED, NORM
+
 __all__ = ["check_ops"]
 
 
@@ -22,7 +24,7 @@ def check_ops(
     """Schema, fake tensors, autograd and tracing, with dynamic shapes too.
 
     ``kind`` is "static" for a static memory, "clocks" for a decay with a table for every sample
-    and a row for every step, "shared" for one with a single row.
+    and a row for every step, "shared" for one with a single row, which starts from nothing.
     """
     length, width, steps = 3, 4, 2
     generator = torch.Generator().manual_seed(0)
@@ -35,7 +37,7 @@ def check_ops(
     memory = draw(width, width) if static else None
     call = (
         draw(length, batch, width),
-        draw(2, batch, width),
+        None if kind == "shared" else draw(2, batch, width),
         draw(width, width),
         draw(*((batch, 1 + length) if kind == "clocks" else (1, 1)), 1 + length),
         draw(width),
@@ -43,15 +45,14 @@ def check_ops(
         memory,
         steps,
         1e-3,
-        1,
+        NORM if static else NORM | LEARNED,
         1 if static else 0,
         keep,
     )
     torch.library.opcheck(forward, call)
     if keep:
         with torch.no_grad():
-            hs, *kept = forward(*call)
-        weights = (call[2], call[3], call[4], memory)
-        back = (torch.randn_like(hs), hs, *weights, *kept, length, steps, 1, call[10])
+            output, *kept = forward(*call)
+        back = (torch.randn_like(output), output, *call[1:7], *kept, *call[7:11])
         back = tuple(x.detach() if isinstance(x, Tensor) else x for x in back)
         torch.library.opcheck(backward, back)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastweights.ops.fast_weights import LayerState, numba_cpu
+from fastweights.decay import Exponential, Free, StepIndexed
+from fastweights.ops.fast_weights import LayerState, fast_weights, numba_cpu
 from fastweights.ops.simd import lanes_of
 from tests.ops.fast_weights.op_checks import check_ops
 from tests.problems import matrix_of, problem, run, solve
@@ -179,6 +180,52 @@ def test_inputs_in_any_memory_layout():
     same = LayerState(state.hidden[:1].expand(3, 5), state.steps)
     copies = run(dataclasses.replace(given, drive=one, state=same), **NUMBA)[0]
     assert torch.equal(copies[:, 0], copies[:, 2])
+
+
+class _Halved(Exponential):
+    """From elsewhere, and not what its rate says."""
+
+    def _at(self, ages):
+        return 0.5 * super()._at(ages)
+
+
+@pytest.mark.parametrize("start", ["nothing", "zeros"])
+def test_a_table_that_is_kept_is_never_stale(start):
+    """Of a decay that cannot change, for a write rate that is a number."""
+    given = problem(5, 3, 4).to(torch.float32)
+
+    def differs(decay, write_rate=0.1, length=5):
+        state = None if start == "nothing" else given.state
+        call = (given.drive[:length], given.weights, decay, write_rate, state, given.options)
+        output, after = fast_weights(*call, backend="numba")
+        expected, expected_after = fast_weights(*call, backend="reference")
+        assert_close(output, expected.double())
+        assert_close(after.history, expected_after.history.double())
+        assert torch.equal(after.steps, expected_after.steps)
+        return output
+
+    decay = Exponential(0.5)
+    with torch.inference_mode():
+        first = differs(decay)
+    again = differs(decay)
+    assert torch.equal(first, again)
+    again.sum().backward()  # through a table that was made where nothing takes part in a graph
+    assert given.drive.grad.abs().sum() > 0
+    assert not torch.equal(first, differs(decay, 0.3))
+    differs(decay, length=2)
+    decay._rate = 0.9
+    assert not torch.equal(first, differs(decay))
+    assert not torch.equal(first, differs(_Halved(0.5)))
+    learned = Exponential(0.5, learnable=True)
+    differs(learned)
+    with torch.no_grad():
+        learned.logit_rate.fill_(2.0)
+    assert not torch.equal(first, differs(learned))
+    loaded = Free(4, values=[0.5, 0.25, 0.75])
+    differs(loaded)
+    loaded.load_state_dict({"values": torch.tensor([0.9, 0.8, 0.7])})
+    assert not torch.equal(first, differs(loaded))
+    differs(StepIndexed(0.5))
 
 
 def test_an_empty_batch_has_gradients_too():

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastweights.decay import Decay
@@ -22,6 +24,7 @@ from fastweights.ops.fast_weights.reference import right_aligned, steps_after, t
 __all__ = [
     "AFTER_READ",
     "DETACH",
+    "LEARNED",
     "NORM",
     "NORM_PRELIMINARY",
     "PREVIOUS",
@@ -29,6 +32,7 @@ __all__ = [
     "FusedOp",
     "flags_of",
     "gradients_like",
+    "last_of",
     "no_second_derivative",
     "norms_of",
     "past_the_end",
@@ -38,13 +42,14 @@ __all__ = [
 ]
 
 # The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
-NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
+# LEARNED asks for the gradient of the decay's table.
+NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH, LEARNED = 1, 2, 4, 8, 16, 32, 64
 _MEMORIES = ("hebbian", "static", "none")
 
 
-def why_not(state: LayerState, options: Options) -> str | None:
+def why_not(state: LayerState | None, options: Options) -> str | None:
     """The reason that no fused op can run this call, or None."""
-    if options.memory == "hebbian" and state.matrix is not None:
+    if options.memory == "hebbian" and state is not None and state.matrix is not None:
         return "the state holds a matrix"
     return None
 
@@ -86,55 +91,103 @@ def run(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
-    state: LayerState,
+    write_rate: Tensor | float,
+    state: LayerState | None,
     options: Options,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.attention_form`, by ``op``."""
-    length, hebbian = drive.shape[0], options.memory == "hebbian"
-    past = state.hidden[None]
-    if hebbian and state.history is not None:
-        past = torch.cat([state.history, past])
-    carried = past.shape[0] - 1
-    kind = torch.promote_types(drive.dtype, torch.float32)
+    length, batch, width = drive.shape
+    hebbian = options.memory == "hebbian"
+    past = None
+    if state is not None:
+        past = state.hidden[None]
+        if hebbian and state.history is not None:
+            past = torch.cat([state.history, past])
+    carried = 0 if past is None else past.shape[0] - 1
     if hebbian:
-        r = _by_age(decay, state.steps - carried, carried + length, kind)
-        rates = write_rate.to(kind) * r
+        rates = _rates(decay, write_rate, state, carried, drive)
     else:
-        rates = drive.new_zeros(1, 1, carried + length, dtype=kind)
+        rates = drive.new_zeros(1, 1, 1)
     drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
-        gain = drive.new_ones(drive.shape[-1]) if gain is None else gain
-        norm_bias = drive.new_zeros(drive.shape[-1]) if norm_bias is None else norm_bias
+        gain = drive.new_ones(width) if gain is None else gain
+        norm_bias = drive.new_zeros(width) if norm_bias is None else norm_bias
     static = weights.memory if options.memory == "static" else None
     inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, static)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    hs, *_ = op(
+    output, *_ = op(
         *inputs,
         options.inner_steps,
         options.norm_eps,
-        flags_of(options),
+        flags_of(options) | LEARNED * rates.requires_grad,
         _MEMORIES.index(options.memory),
         keep,
     )
-    output, hidden = hs[carried + 1 :], hs[-1]
-    history = hs[: carried + length] if hebbian else None
-    if ended is not None and lengths is not None:
-        output = output.masked_fill(ended, 0.0)
-        hidden = hs.gather(0, (carried + lengths)[None, :, None].expand(1, *hidden.shape))[0]
-    if history is not None:
+    history = None
+    if hebbian:
+        if past is None:
+            history = functional.pad(output, (0, 0, 0, 0, 1, 0))  # h(0) = 0 was written too
+        else:
+            history = torch.cat([past, output])
+        history = history[: carried + length]
         if options.detach_writes:
             history = history.detach()
         history = trimmed(right_aligned(history, length, lengths), decay)
-    return output, LayerState(hidden, steps_after(state.steps, length, lengths), history)
+    hidden = output[-1]
+    if ended is not None and lengths is not None:
+        before = drive.new_zeros(batch, width) if state is None else state.hidden
+        hidden = last_of(before, output, lengths)
+        output = output.masked_fill(ended, 0.0)
+    if state is not None:
+        steps = steps_after(state.steps, length, lengths)
+    elif lengths is None:
+        steps = torch.full((batch,), length, device=drive.device)
+    else:
+        steps = lengths.clone()
+    return output, LayerState(hidden, steps, history)
 
 
-def _by_age(decay: Decay, oldest: Tensor, count: int, kind: torch.dtype) -> Tensor:
+def _rates(
+    decay: Decay,
+    write_rate: Tensor | float,
+    state: LayerState | None,
+    carried: int,
+    drive: Tensor,
+) -> Tensor:
+    """The table of η r."""
+    kind, device = torch.promote_types(drive.dtype, torch.float32), drive.device
+    count = carried + drive.shape[0]
+    if not decay.stationary:
+        steps = torch.zeros(1, dtype=torch.int64, device=device) if state is None else state.steps
+        return write_rate * _by_clock(decay, steps - carried, count, kind)
+    if decay.fixed is None or isinstance(write_rate, Tensor) or _watched():
+        return (write_rate * decay.table(count, dtype=kind, device=device))[None, None]
+    # Nothing in it can change: a short call would spend much of its time on making it again.
+    key = decay.fixed, write_rate, count, kind, device
+    last = _LAST_TABLES.get(decay)
+    if last is None or last[0] != key:
+        with torch.inference_mode(False):  # it may take part in a later graph
+            last = key, (write_rate * decay.table(count, dtype=kind, device=device))[None, None]
+        _LAST_TABLES[decay] = last
+    return last[1]
+
+
+_LAST_TABLES: WeakKeyDictionary[Decay, tuple[Any, Tensor]] = WeakKeyDictionary()
+
+
+def _watched() -> bool:
+    """Whether somebody traces or intercepts operations."""
+    return (
+        torch.compiler.is_compiling()
+        or _get_current_dispatch_mode() is not None
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _by_clock(decay: Decay, oldest: Tensor, count: int, kind: torch.dtype) -> Tensor:
     """The table of r for ``count`` vectors, the first of them written at step ``oldest`` (B,)."""
-    if decay.stationary:
-        return decay.table(count, dtype=kind, device=oldest.device)[None, None]
     if not torch.compiler.is_compiling() and bool((oldest == oldest[:1]).all()):
         oldest = oldest[:1]
     index = torch.arange(count, device=oldest.device)
@@ -142,19 +195,30 @@ def _by_age(decay: Decay, oldest: Tensor, count: int, kind: torch.dtype) -> Tens
     return decay.between(newest - index, newest).to(kind)
 
 
+def last_of(before: Tensor, output: Tensor, lengths: Tensor) -> Tensor:
+    """h after each sample's last step, or as it was where there is none."""
+    index = (lengths - 1).clamp(min=0)[None, :, None].expand(1, *before.shape)
+    return torch.where((lengths > 0)[:, None], output.gather(0, index)[0], before)
+
+
 def gradients_like(
-    hs: Tensor, weight: Tensor, rates: Tensor, static: Tensor | None, length: int
+    doutput: Tensor,
+    past: Tensor | None,
+    weight: Tensor,
+    rates: Tensor,
+    static: Tensor | None,
+    flags: int,
 ) -> tuple[Tensor, ...]:
-    """Tensors of the shapes that a ``backward`` of :func:`register` returns."""
-    width = hs.shape[2]
+    """What a ``backward`` of :func:`register` returns, empty; of no size where nobody asks."""
+    width = doutput.shape[2]
     return (
-        hs.new_empty(length, *hs.shape[1:]),
-        hs.new_empty(hs.shape[0] - length, *hs.shape[1:]),
-        torch.empty_like(weight),
-        torch.empty_like(rates),
-        hs.new_empty(width),
-        hs.new_empty(width),
-        hs.new_empty(0, 0) if static is None else torch.empty_like(static),
+        doutput.new_empty(doutput.shape),
+        doutput.new_empty(0 if past is None else past.shape),
+        weight.new_empty(weight.shape),
+        rates.new_empty(rates.shape if flags & LEARNED else 0),
+        doutput.new_empty(width),
+        doutput.new_empty(width),
+        doutput.new_empty(0 if static is None else static.shape),
     )
 
 
@@ -169,17 +233,14 @@ class FusedOp(NamedTuple):
     backward_op: Any
     forward: Callable[..., tuple[Tensor, ...]]
     backward: Callable[..., tuple[Tensor, ...]]
+    setup_context: Callable[..., None]
 
     def __call__(self, *inputs: Any) -> tuple[Tensor, ...]:
         """The op's outputs, by the way that costs less where nobody looks."""
-        watched = (
-            torch.compiler.is_compiling()
-            or _get_current_dispatch_mode() is not None
-            or torch._C._are_functorch_transforms_active()
-        )
-        if watched or any(type(x) not in _PLAIN for x in inputs):
+        if _watched() or any(type(x) not in _PLAIN for x in inputs):
             return self.op(*inputs)
-        return _Direct.apply(self, *inputs)
+        keep = inputs[-1]
+        return _Direct.apply(self, *inputs) if keep else self.forward(*inputs)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None), int, float, bool)
@@ -192,14 +253,14 @@ class _Direct(torch.autograd.Function):
     def forward(ctx: Any, op: FusedOp, *inputs: Any) -> tuple[Tensor, ...]:
         output = op.forward(*inputs)
         ctx.op = op
-        _setup_context(ctx, inputs, output)
+        op.setup_context(ctx, inputs, output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, dhs: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, doutput: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         # With create_graph the registered op refuses the second derivative.
         backward = ctx.op.backward_op if torch.is_grad_enabled() else ctx.op.backward
-        return None, *_gradients(backward, ctx, dhs)
+        return None, *_gradients(backward, ctx, doutput)
 
 
 def register(
@@ -208,14 +269,27 @@ def register(
     forward_shapes: Callable[..., tuple[Tensor, ...]],
     backward: Callable[..., tuple[Tensor, ...]],
     backward_shapes: Callable[..., tuple[Tensor, ...]],
+    *,
+    needs_output: Callable[[int, int], bool],
 ) -> FusedOp:
     """Tell PyTorch of an op and of its gradient, which has none itself.
 
-    ``forward`` returns hs and whatever else it keeps; ``backward`` takes the gradient of hs, hs,
-    weight, rates, norm_weight, static, the rest that was kept, T, S, flags and memory, and returns
-    the gradients of drive, past, weight, rates, norm_weight, norm_bias and static. The functions
-    of shapes take the same and return empty tensors of the same shapes.
+    ``forward`` returns the output and whatever it keeps; ``backward`` takes the gradient of the
+    output, the output (None unless ``needs_output``, a function of S and the flags), past, weight,
+    rates, norm_weight, norm_bias, static, what was kept, S, ε, flags and memory, and returns the
+    gradients of drive, past, weight, rates, norm_weight, norm_bias and static. The functions of
+    shapes take the same and return empty tensors of the same shapes.
     """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, past, weight, rates, gain, bias, static, steps, eps, flags, memory, _ = inputs
+        result, *kept = output
+        seen = result if needs_output(steps, flags) else None
+        ctx.save_for_backward(seen, past, weight, rates, gain, bias, static, *kept)
+        ctx.settings = (steps, eps, flags, memory)
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+
     op, backward_op = (
         torch.library.custom_op(f"fastweights::{full}", function, mutates_args=())
         for full, function in ((name, forward), (f"{name}_backward", backward))
@@ -223,39 +297,30 @@ def register(
     op.register_fake(forward_shapes)
     backward_op.register_fake(backward_shapes)
     op.register_autograd(
-        lambda ctx, dhs, *_: _gradients(backward_op, ctx, dhs), setup_context=_setup_context
+        lambda ctx, doutput, *_: _gradients(backward_op, ctx, doutput), setup_context=setup_context
     )
     backward_op.register_autograd(no_second_derivative)
-    return FusedOp(op, backward_op, forward, backward)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    drive, _, weight, rates, norm_weight, _, static, steps, _, flags, memory, _ = inputs
-    ctx.save_for_backward(weight, rates, norm_weight, static, *output)
-    ctx.settings = (drive.shape[0], steps, flags, memory)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
+    return FusedOp(op, backward_op, forward, backward, setup_context)
 
 
 def _gradients(
-    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, dhs: Tensor | None
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """One for each input of the op."""
     nothing = (None,) * 12
-    if dhs is None:
+    if doutput is None:
         return nothing
-    weight, rates, norm_weight, static, hs, *kept = ctx.saved_tensors
-    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(
-        dhs, hs, weight, rates, norm_weight, static, *kept, *ctx.settings
-    )
-    normed = norm_weight is not None
+    saved = ctx.saved_tensors
+    past, gain, static = saved[1], saved[4], saved[6]
+    learned = ctx.settings[2] & LEARNED
+    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(doutput, *saved, *ctx.settings)
     gradients = (
         ddrive,
-        dpast,
+        None if past is None else dpast,
         dweight,
-        drates,
-        dgain if normed else None,
-        dbias if normed else None,
+        drates if learned else None,
+        None if gain is None else dgain,
+        None if gain is None else dbias,
         None if static is None else dstatic,
     )
     return gradients + nothing[len(gradients) :]

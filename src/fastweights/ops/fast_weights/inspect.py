@@ -41,8 +41,8 @@ def inspect_recurrence(
     output: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
-    state: LayerState,
+    write_rate: Tensor | float,
+    state: LayerState | None,
     options: Options,
     *,
     unbatched: bool = False,
@@ -58,6 +58,8 @@ def inspect_recurrence(
     Raises:
         ValueError: the state holds a matrix, whose vectors are gone.
     """
+    if state is None:
+        state = LayerState.zeros(*drive.shape[1:], dtype=drive.dtype, device=drive.device)
     if state.matrix is not None:
         raise ValueError(
             "state holds a matrix, and the vectors that made it are gone: to look at attention, "

@@ -20,6 +20,7 @@ from fastweights.ops.fast_weights.attention_op import (
     NORM_PRELIMINARY,
     PREVIOUS,
     flags_of,
+    last_of,
     no_second_derivative,
     norms_of,
     past_the_end,
@@ -28,6 +29,7 @@ from fastweights.ops.fast_weights.numba_cpu import (
     array,
     for_each_block,
     lanes_for,
+    needs_output,
     why_not_here,
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
@@ -36,11 +38,11 @@ from fastweights.ops.fast_weights.reference import fold, steps_after
 __all__ = ["chunked_form", "why_not"]
 
 
-def why_not(drive: Tensor, decay: Decay, state: LayerState, options: Options) -> str | None:
+def why_not(drive: Tensor, decay: Decay, state: LayerState | None, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
     if not decay.stationary:
         return f"{type(decay).__name__} depends on the step index, not on the age alone"
-    matrix = state.matrix
+    matrix = None if state is None else state.matrix
     if matrix is not None and not torch.compiler.is_compiling() and not _symmetric(matrix):
         return "the state's matrix is not symmetric, and it keeps one half of it"
     return why_not_here(drive, options)
@@ -58,7 +60,7 @@ def chunked_form(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
+    write_rate: Tensor | float,
     state: LayerState,
     options: Options,
     lengths: Tensor | None = None,
@@ -70,7 +72,7 @@ def chunked_form(
     chunk_size = min(chunk_size, length)
     ages = torch.arange(chunk_size + 1)
     fades = decay.remaining(torch.zeros_like(ages), ages).t().to(drive.dtype)
-    writes = write_rate.to(drive.dtype) * decay.write_shares().to(drive.dtype)[:, None]
+    writes = write_rate * decay.write_shares().to(drive.dtype)[:, None]
     writes = writes * fades[:, :-1]
     start = fold(state, decay, write_rate, options)
     single = decay.components == 1
@@ -83,13 +85,13 @@ def chunked_form(
     ends = torch.full((batch,), length) if lengths is None else lengths
     inputs = (drive, state.hidden, weights.recurrent, writes, fades, gain, norm_bias, start)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    hs, final, *_ = _forward(
+    output, final, *_ = _forward(
         *inputs, ends, options.inner_steps, options.norm_eps, flags_of(options), keep
     )
-    output, hidden = hs[1:], hs[-1]
+    hidden = output[-1]
     if ended is not None:
+        hidden = last_of(state.hidden, output, ends)
         output = output.masked_fill(ended, 0.0)
-        hidden = hs.gather(0, ends[None, :, None].expand(1, batch, width))[0]
     steps = steps_after(state.steps, length, lengths)
     return output, LayerState(hidden, steps, matrix=final[:, 0] if single else final)
 
@@ -97,17 +99,16 @@ def chunked_form(
 def _kept_shapes(
     drive: Tensor, writes: Tensor, inner_steps: int, flags: int, keep: bool
 ) -> list[tuple[int, ...]]:
-    """Shapes of queries, normed, scales and states; the op hands them on flat."""
+    """Shapes of queries, centred and states; the op hands them on flat."""
     length, batch, width = drive.shape
     components, chunk = writes.shape
     norms = norms_of(inner_steps, flags)
     size = (width + 7) // 8 * 8
     if not keep:
-        return [(0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0), (0, 0, 0)]
+        return [(0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0)]
     return [
         (length, inner_steps, batch, width),
         (length, norms, batch, width),
-        (length, norms, batch),
         ((length + chunk - 1) // chunk, batch, components * size * (size + 8) // 2),
     ]
 
@@ -134,14 +135,13 @@ def _forward(
     norm_eps: float,
     flags: int,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """hs (T + 1, B, H), the matrices at the end, and what the backward pass needs."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The output (T, B, H), the matrices at the end, and what the backward pass needs."""
     from fastweights.ops.fast_weights import numba_chunked_kernels
 
     length, batch, width = drive.shape
     lanes = lanes_for(drive)
-    hs = drive.new_empty(length + 1, batch, width)
-    hs[0] = hidden
+    output = drive.new_empty(length, batch, width)
     final = torch.empty_like(start, memory_format=torch.contiguous_format)
     shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
     saved = [drive.new_empty(_size(shape)) for shape in shapes]
@@ -154,8 +154,9 @@ def _forward(
         array(writes, drive),
         array(fades, drive),
         array(ends, drive),
+        array(hidden, drive),
         array(start, drive),
-        hs.numpy(),
+        output.numpy(),
         final.numpy(),
         *(tensor.view(shape).numpy() for tensor, shape in zip(saved, shapes, strict=True)),
     )
@@ -167,8 +168,8 @@ def _forward(
         )  # fmt: skip
 
     for_each_block(-(-batch // lanes), work)
-    queries, normed, scales, states = saved
-    return hs, final, queries, normed, scales, states
+    queries, centred, states = saved
+    return output, final, queries, centred, states
 
 
 @_forward.register_fake
@@ -179,7 +180,7 @@ def _forward_shapes(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
     return (
-        drive.new_empty(drive.shape[0] + 1, *drive.shape[1:]),
+        drive.new_empty(drive.shape),
         torch.empty_like(start, memory_format=torch.contiguous_format),
         *(drive.new_empty(_size(shape)) for shape in shapes),
     )
@@ -187,62 +188,67 @@ def _forward_shapes(
 
 @torch.library.custom_op("fastweights::chunked_form_backward", mutates_args=())
 def _backward(
-    dhs: Tensor,
+    doutput: Tensor,
     dfinal: Tensor,
-    hs: Tensor,
+    output: Tensor | None,
+    hidden: Tensor,
     weight: Tensor,
     writes: Tensor,
     fades: Tensor,
     norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
     ends: Tensor,
     queries: Tensor,
-    normed: Tensor,
-    scales: Tensor,
+    centred: Tensor,
     states: Tensor,
     inner_steps: int,
+    norm_eps: float,
     flags: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of drive, hidden, weight, writes, fades, norm_weight, norm_bias and start."""
     from fastweights.ops.fast_weights import numba_chunked_kernels
 
-    batch, width = hs.shape[1:]
+    batch, width = hidden.shape
     components, chunk = writes.shape
-    lanes = lanes_for(hs)
+    lanes = lanes_for(hidden)
     blocks = -(-batch // lanes)
-    ddrive, dhidden = hs.new_empty(hs[1:].shape), hs.new_empty(batch, width)
-    dstart = hs.new_empty(dfinal.shape)
-    drates = hs.new_zeros(blocks, chunk * lanes)
-    dwrites = hs.new_zeros(blocks, components, chunk * lanes)
-    dfades = hs.new_zeros(blocks, components, (chunk + 1) * lanes)
-    dgain, dbias = hs.new_zeros(2, blocks, width * lanes).unbind(0)
+    ddrive, before = hidden.new_empty(doutput.shape), hidden.new_empty(doutput.shape)
+    dhidden, dstart = hidden.new_empty(hidden.shape), hidden.new_empty(dfinal.shape)
+    drates = hidden.new_zeros(blocks, chunk * lanes)
+    dwrites = hidden.new_zeros(blocks, components, chunk * lanes)
+    dfades = hidden.new_zeros(blocks, components, (chunk + 1) * lanes)
+    dgain, dbias = hidden.new_zeros(2, blocks, width * lanes).unbind(0)
     shapes = _kept_shapes(ddrive, writes, inner_steps, flags, True)
-    kept = zip((queries, normed, scales, states), shapes, strict=True)
+    kept = zip((queries, centred, states), shapes, strict=True)
     arrays = (
-        array(weight.t(), hs),
-        array(norm_weight, hs, width),
-        array(writes.sum(0)[None, :, None], hs),
-        array(writes, hs),
-        array(fades, hs),
-        array(ends, hs),
-        array(hs, hs),
-        *(array(tensor.view(shape), hs) for tensor, shape in kept),
-        array(dhs, hs),
-        array((dfinal + dfinal.mT) / 2, hs),
+        array(weight.t(), hidden),
+        array(norm_weight, hidden, width),
+        array(norm_bias, hidden, width),
+        array(writes.sum(0)[None, :, None], hidden),
+        array(writes, hidden),
+        array(fades, hidden),
+        array(ends, hidden),
+        array(hidden, hidden),
+        array(output, hidden, 0, 0, 0),
+        *(array(tensor.view(shape), hidden) for tensor, shape in kept),
+        array(doutput, hidden),
+        array((dfinal + dfinal.mT) / 2, hidden),
         *(x.numpy() for x in (ddrive, dhidden, dstart, drates, dwrites, dfades, dgain, dbias)),
+        before.numpy(),
     )
 
     def work(block: int) -> None:
         numba_chunked_kernels.backward(
             block, lanes, bool(flags & NORM), bool(flags & NORM_PRELIMINARY),
-            bool(flags & PREVIOUS), bool(flags & AFTER_READ), bool(flags & DETACH), inner_steps,
-            *arrays,
+            bool(flags & PREVIOUS), bool(flags & AFTER_READ), bool(flags & DETACH), norm_eps,
+            inner_steps, *arrays,
         )  # fmt: skip
 
     for_each_block(blocks, work)
     return (
         ddrive,
         dhidden,
-        ddrive.flatten(0, 1).t() @ hs[:-1].flatten(0, 1),
+        ddrive.flatten(0, 1).t() @ before.flatten(0, 1),
         dwrites.view(blocks, components, chunk, lanes).sum((0, 3))
         + drates.view(blocks, chunk, lanes).sum((0, 2)),
         dfades.view(blocks, components, chunk + 1, lanes).sum((0, 3)),
@@ -254,46 +260,50 @@ def _backward(
 
 @_backward.register_fake
 def _backward_shapes(
-    dhs: Tensor, dfinal: Tensor, hs: Tensor, weight: Tensor, writes: Tensor, fades: Tensor,
-    norm_weight: Tensor | None, ends: Tensor, queries: Tensor, normed: Tensor, scales: Tensor,
-    states: Tensor, inner_steps: int, flags: int,
+    doutput: Tensor, dfinal: Tensor, output: Tensor | None, hidden: Tensor, weight: Tensor,
+    writes: Tensor, fades: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None,
+    ends: Tensor, queries: Tensor, centred: Tensor, states: Tensor, inner_steps: int,
+    norm_eps: float, flags: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    width = hs.shape[2]
+    width = hidden.shape[1]
     return (
-        hs.new_empty(hs[1:].shape),
-        hs.new_empty(hs[0].shape),
+        hidden.new_empty(doutput.shape),
+        hidden.new_empty(hidden.shape),
         torch.empty_like(weight),
         torch.empty_like(writes),
         torch.empty_like(fades),
-        hs.new_empty(width),
-        hs.new_empty(width),
-        hs.new_empty(dfinal.shape),
+        hidden.new_empty(width),
+        hidden.new_empty(width),
+        hidden.new_empty(dfinal.shape),
     )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, weight, writes, fades, norm_weight, _, _, ends, steps, _, flags, _ = inputs
-    hs, final, *kept = output
-    ctx.save_for_backward(hs, weight, writes, fades, norm_weight, ends, *kept)
-    ctx.settings = (steps, flags)
-    ctx.final_shape = final.shape
+    drive, hidden, weight, writes, fades, gain, bias, _, ends, steps, eps, flags, _ = inputs
+    result, final, *kept = output
+    seen = result if needs_output(steps, flags) else None
+    ctx.save_for_backward(seen, hidden, weight, writes, fades, gain, bias, ends, *kept)
+    ctx.settings = (steps, eps, flags)
+    ctx.shapes = (drive.shape, final.shape)
     ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)
 
 
 def _autograd(
-    ctx: Any, dhs: Tensor | None, dfinal: Tensor | None, *_: None
+    ctx: Any, doutput: Tensor | None, dfinal: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
     nothing = (None,) * 13
-    if dhs is None and dfinal is None:
+    if doutput is None and dfinal is None:
         return nothing
-    hs, weight, writes, fades, norm_weight, *rest = ctx.saved_tensors
-    dhs = torch.zeros_like(hs) if dhs is None else dhs
-    dfinal = hs.new_zeros(ctx.final_shape) if dfinal is None else dfinal
+    saved = ctx.saved_tensors
+    hidden, gain = saved[1], saved[5]
+    whole, last = ctx.shapes
+    doutput = hidden.new_zeros(whole) if doutput is None else doutput
+    dfinal = hidden.new_zeros(last) if dfinal is None else dfinal
     ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart = _backward(
-        dhs, dfinal, hs, weight, writes, fades, norm_weight, *rest, *ctx.settings
+        doutput, dfinal, *saved, *ctx.settings
     )
-    if norm_weight is None:
+    if gain is None:
         dgain = dbias = None
     gradients = (ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart)
     return gradients + nothing[len(gradients) :]

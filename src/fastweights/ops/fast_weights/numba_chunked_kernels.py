@@ -22,6 +22,7 @@ from fastweights.ops.fast_weights.numba_steps import (
     backward_step,
     forward_step,
     new_work,
+    result_again,
 )
 from fastweights.ops.fast_weights.numba_symmetric import (
     add_products,
@@ -41,16 +42,15 @@ __all__ = ["backward", "forward"]
 def forward(
     block: int, lanes: int, norm: bool, norm_preliminary: bool, previous: bool, after_read: bool,
     keep: bool, eps: Any, inner_steps: int, drive: Any, weight: Any, gain: Any, bias: Any,
-    rates: Any, writes: Any, fades: Any, ends: Any, start: Any, hs: Any, final: Any,
-    queries: Any, normed: Any, scales: Any, states: Any,
+    rates: Any, writes: Any, fades: Any, ends: Any, hidden: Any, start: Any, output: Any,
+    final: Any, queries: Any, centred: Any, states: Any,
 ) -> None:  # fmt: skip
-    """One block of samples. ``hs`` (T + 1, B, H) holds h(0) and gets the rest.
+    """One block of samples. ``output`` (T, B, H) gets what follows on ``hidden`` (B, H).
 
     ``rates`` (1, C, 1) are η r(k); ``writes`` (M, C) each matrix' share of it, ``fades`` (M, C + 1)
     what is left of a matrix. ``start`` and ``final`` (B, M, H, H) are the matrices before the
-    first step and after step ``ends`` (B,). With ``keep``: ``queries`` (T, S, B, H), ``normed``
-    (T, N, B, H), ``scales`` (T, N, B) and ``states`` (chunks, B, M·packed), the matrices at the
-    chunks' starts.
+    first step and after step ``ends`` (B,). With ``keep``: ``queries`` (T, S, B, H), ``centred``
+    (T, N, B, H) and ``states`` (chunks, B, M·packed), the matrices at the chunks' starts.
     """
     length, _, width = drive.shape
     components, chunk = writes.shape
@@ -58,7 +58,7 @@ def forward(
     step = width * lanes
     size = packed(width) * lanes
     settings = Settings(
-        lanes, HEBBIAN, norm, norm_preliminary, previous, after_read, inner_steps,
+        lanes, HEBBIAN, norm, norm_preliminary, previous, after_read, True, inner_steps,
         (inner_steps if norm else 0) + (1 if norm_preliminary else 0), drive.dtype.type(eps),
     )  # fmt: skip
     slow = Slow(weight, weight, gain, bias)
@@ -72,7 +72,7 @@ def forward(
     slots = max(inner_steps, 1)
     for m in range(components):
         read_matrix(matrices, m * size, start[:, m], first, lanes)
-    gather(kept.history, 0, hs[0], first, lanes)
+    gather(kept.history, 0, hidden, first, lanes)
     for begin in range(0, length, chunk):
         count = min(chunk, length - begin)
         if keep:
@@ -83,9 +83,9 @@ def forward(
                 settings, slow, kept, carried, work, first, k * step, (k + 1) * step,
                 k + (0 if after_read else 1), k * slots * step, k * settings.norms,
             )  # fmt: skip
-            scatter(hs[begin + k + 1], first, kept.history, (k + 1) * step, lanes)
+            scatter(output[begin + k], first, kept.history, (k + 1) * step, lanes)
         if keep:
-            _put_by(kept, settings, begin, count, first, step, queries, normed, scales)
+            _put_by(kept, settings, begin, count, first, step, queries, centred)
         _turn(across, 0, chunk, kept.history, count, width, lanes)
         for m in range(components):
             _shares_at_end(shares, writes[m], fades[m], ends, begin, count, first, lanes)
@@ -105,16 +105,18 @@ def forward(
 @jit
 def backward(
     block: int, lanes: int, norm: bool, norm_preliminary: bool, previous: bool, after_read: bool,
-    detach: bool, inner_steps: int, weight_t: Any, gain: Any, rates: Any, writes: Any, fades: Any,
-    ends: Any, hs: Any, queries: Any, normed: Any, scales: Any, states: Any, dhs: Any,
-    dfinal: Any, ddrive: Any, dhidden: Any, dstart: Any, drates: Any, dwrites: Any, dfades: Any,
-    dgain: Any, dbias: Any,
+    detach: bool, eps: Any, inner_steps: int, weight_t: Any, gain: Any, bias: Any, rates: Any,
+    writes: Any, fades: Any, ends: Any, hidden: Any, output: Any, queries: Any, centred: Any,
+    states: Any, doutput: Any, dfinal: Any, ddrive: Any, dhidden: Any, dstart: Any, drates: Any,
+    dwrites: Any, dfades: Any, dgain: Any, dbias: Any, before: Any,
 ) -> None:  # fmt: skip
     """One block of samples, backwards in time.
 
-    ``dhs`` and ``dfinal`` (symmetric) are the gradients of ``hs`` and ``final``. Gets ``ddrive``
+    ``output`` may be empty where layer norm lets it be worked out again. ``doutput`` and
+    ``dfinal`` (symmetric) are the gradients of ``output`` and ``final``. Gets ``ddrive``
     (T, B, H), ``dhidden`` (B, H), ``dstart`` (B, M, H, H), and per block ``drates`` (C, lanes),
-    ``dwrites`` (M, C, lanes), ``dfades`` (M, C + 1, lanes), ``dgain`` and ``dbias`` (H, lanes).
+    ``dwrites`` (M, C, lanes), ``dfades`` (M, C + 1, lanes), ``dgain`` and ``dbias`` (H, lanes);
+    ``before`` (T, B, H) gets h(t), the other factor of W's gradient.
     """
     length, _, width = ddrive.shape
     components, chunk = writes.shape
@@ -123,10 +125,10 @@ def backward(
     size = packed(width) * lanes
     kind = ddrive.dtype
     settings = Settings(
-        lanes, HEBBIAN, norm, norm_preliminary, previous, after_read, inner_steps,
-        (inner_steps if norm else 0) + (1 if norm_preliminary else 0), kind.type(0),
+        lanes, HEBBIAN, norm, norm_preliminary, previous, after_read, True, inner_steps,
+        (inner_steps if norm else 0) + (1 if norm_preliminary else 0), kind.type(eps),
     )  # fmt: skip
-    slow = Slow(weight_t, weight_t, gain, gain)
+    slow = Slow(weight_t, weight_t, gain, bias)
     kept = _new_rows(settings, chunk, width, kind)
     matrices = np.empty(components * size, kind)
     dmatrices = np.empty(components * size, kind)
@@ -148,12 +150,23 @@ def backward(
     for begin in range((length - 1) // chunk * chunk, -1, -chunk):
         count = min(chunk, length - begin)
         gather(matrices, 0, states[begin // chunk], first, lanes)
-        _take_out(kept, settings, begin, count, first, step, hs, queries, normed, scales)
+        if begin:
+            last = max(inner_steps - 1, 0)
+            if settings.norms:
+                gather(kept.centred, last * step, centred[begin - 1, last], first, lanes)
+            result_again(settings, slow, kept, 0, output, begin - 1, first, 0)
+        else:
+            gather(kept.history, 0, hidden, first, lanes)
+        _take_out(kept, settings, begin, count, first, step, queries, centred)
+        for k in range(count):
+            place = k * settings.norms
+            result_again(settings, slow, kept, place, output, begin + k, first, (k + 1) * step)
+            scatter(before[begin + k], first, kept.history, k * step, lanes)
         # What the later chunks have sent to h at their start, now the end of this one.
         copy(work.g, 0, dhistory, 0, width, lanes)
         dhistory[:step] = 0
         for k in range(1, count + 1):
-            gather(dhistory, k * step, dhs[begin + k], first, lanes)
+            gather(dhistory, k * step, doutput[begin + k - 1], first, lanes)
         for j in range(0, step, lanes):
             at = count * step + j
             store(dhistory, at, load(dhistory, at) + load(work.g, j))
@@ -192,10 +205,7 @@ def backward(
                     dmatrices, m * size, one, turned, half, turned, 0, reads, 2 * reads, width,
                     lanes,
                 )  # fmt: skip
-    gather(work.g, 0, dhs[0], first, lanes)
-    for j in range(0, step, lanes):
-        store(work.g, j, load(work.g, j) + load(dhistory, j))
-    scatter(dhidden, first, work.g, 0, lanes)
+    scatter(dhidden, first, dhistory, 0, lanes)
     for m in range(components):
         write_matrix(dstart[:, m], first, dmatrices, m * size, lanes)
 
@@ -208,14 +218,13 @@ def _new_rows(settings: Settings, chunk: int, width: int, kind: Any) -> Kept:
         np.empty((chunk + 1) * step, kind),
         np.empty(chunk * max(settings.inner_steps, 1) * step, kind),
         np.empty(chunk * settings.norms * step, kind),
-        np.empty(chunk * settings.norms * lanes, kind),
     )
 
 
 @jit
 def _put_by(
     kept: Kept, settings: Settings, begin: int, count: int, first: int, step: int,
-    queries: Any, normed: Any, scales: Any,
+    queries: Any, centred: Any,
 ) -> None:  # fmt: skip
     """A chunk's rows to the plain arrays."""
     lanes = settings.lanes
@@ -225,33 +234,25 @@ def _put_by(
             at = (k * settings.inner_steps + s) * step
             scatter(queries[t, s], first, kept.queries, at, lanes)
         for n in range(settings.norms):
-            at = k * settings.norms + n
-            scatter(normed[t, n], first, kept.normed, at * step, lanes)
-            for lane in range(min(lanes, scales.shape[2] - first)):
-                scales[t, n, first + lane] = kept.scales[at * lanes + lane]
+            at = (k * settings.norms + n) * step
+            scatter(centred[t, n], first, kept.centred, at, lanes)
 
 
 @jit
 def _take_out(
-    kept: Kept, settings: Settings, begin: int, count: int, first: int, step: int, hs: Any,
-    queries: Any, normed: Any, scales: Any,
+    kept: Kept, settings: Settings, begin: int, count: int, first: int, step: int,
+    queries: Any, centred: Any,
 ) -> None:  # fmt: skip
-    """The inverse of :func:`_put_by`, and the chunk's h."""
+    """The inverse of :func:`_put_by`."""
     lanes = settings.lanes
-    for k in range(count + 1):
-        gather(kept.history, k * step, hs[begin + k], first, lanes)
     for k in range(count):
         t = begin + k
         for s in range(settings.inner_steps):
             at = (k * settings.inner_steps + s) * step
             gather(kept.queries, at, queries[t, s], first, lanes)
         for n in range(settings.norms):
-            at = k * settings.norms + n
-            gather(kept.normed, at * step, normed[t, n], first, lanes)
-            for lane in range(lanes):
-                sample = first + lane
-                inside = sample < scales.shape[2]
-                kept.scales[at * lanes + lane] = scales[t, n, sample] if inside else 0
+            at = (k * settings.norms + n) * step
+            gather(kept.centred, at, centred[t, n], first, lanes)
 
 
 @jit

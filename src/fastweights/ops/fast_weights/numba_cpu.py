@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,11 +16,8 @@ from torch.nn import functional
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights import attention_op
 from fastweights.ops.fast_weights.attention_op import (
-    AFTER_READ,
-    DETACH,
+    LEARNED,
     NORM,
-    NORM_PRELIMINARY,
-    PREVIOUS,
     norms_of,
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
@@ -29,13 +27,14 @@ __all__ = [
     "attention_form",
     "for_each_block",
     "lanes_for",
+    "needs_output",
     "share_out",
     "why_not",
     "why_not_here",
 ]
 
 
-def why_not(drive: Tensor, state: LayerState, options: Options) -> str | None:
+def why_not(drive: Tensor, state: LayerState | None, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
     return why_not_here(drive, options) or attention_op.why_not(state, options)
 
@@ -55,8 +54,8 @@ def attention_form(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
-    state: LayerState,
+    write_rate: Tensor | float,
+    state: LayerState | None,
     options: Options,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
@@ -100,27 +99,18 @@ def array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def _kept_sizes(
-    keep: bool,
-    blocks: int,
-    length: int,
-    width: int,
-    steps: int,
-    flags: int,
-    lanes: int,
-) -> list[tuple[int, int]]:
-    """Shapes of queries, normed and scales; of one block and step without ``keep``.
+def _kept(
+    like: Tensor, keep: bool, length: int, batch: int, width: int, steps: int, flags: int
+) -> tuple[Tensor, Tensor]:
+    """Empty queries and centred; without ``keep`` of one step, and a block for each thread.
 
-    The op hands them on flat: a dimension that may be 1 would bind an exported program to it.
+    They are flat: a dimension that may be 1 would bind an exported program to it.
     """
+    lanes = lanes_for(like)
+    blocks = (batch + lanes - 1) // lanes
     slots, kept = (blocks, length) if keep else (min(blocks, torch.get_num_threads()), 1)
-    row = width * lanes
-    norms = norms_of(steps, flags)
-    return [
-        (slots, kept * max(steps, 1) * row),
-        (slots, kept * norms * row),
-        (slots, kept * norms * lanes),
-    ]
+    row = slots * kept * width * lanes
+    return like.new_empty(max(steps, 1) * row), like.new_empty(norms_of(steps, flags) * row)
 
 
 def _by_lane(rates: Tensor, lanes: int) -> Tensor:
@@ -148,9 +138,13 @@ def lanes_for(drive: Tensor) -> int:
     return lanes_of(drive.element_size())
 
 
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 def _forward(
     drive: Tensor,
-    past: Tensor,
+    past: Tensor | None,
     weight: Tensor,
     rates: Tensor,
     norm_weight: Tensor | None,
@@ -161,126 +155,130 @@ def _forward(
     flags: int,
     memory: int,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """hs (M + T + 1, B, H), which starts with ``past``, and what the backward pass needs."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output (T, B, H) that follows on ``past`` (M + 1, B, H), and what backward needs."""
     from fastweights.ops.fast_weights import numba_kernels
 
     length, batch, width = drive.shape
     lanes = lanes_for(drive)
     blocks = -(-batch // lanes)
-    hs = drive.new_empty(past.shape[0] + length, batch, width)
-    hs[: past.shape[0]] = past
-    sizes = _kept_sizes(keep, blocks, length, width, inner_steps, flags, lanes)
-    saved = [drive.new_empty(rows * row) for rows, row in sizes]
-    arrays = (
-        array(drive, drive),
-        array(weight, drive),
-        array(norm_weight, drive, width),
-        array(norm_bias, drive, width),
-        array(_by_lane(rates, blocks * lanes), drive),
-        array(static, drive, 0, 0),
-        hs.numpy(),
-        *(tensor.view(size).numpy() for tensor, size in zip(saved, sizes, strict=True)),
-    )
+    output = torch.empty_like(drive, memory_format=torch.contiguous_format)
+    queries, centred = _kept(drive, keep, length, batch, width, inner_steps, flags)
+    table = _by_lane(rates, blocks * lanes)
+    given = _plain(drive, past, weight, norm_weight, norm_bias, table, static)
+    sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
+    addresses = (*map(_address, given), *map(_address, (output, queries, centred)))
 
     def work(start: int, stride: int) -> None:
         numba_kernels.forward(
-            start, stride, blocks, lanes, memory, bool(flags & NORM),
-            bool(flags & NORM_PRELIMINARY), bool(flags & PREVIOUS), bool(flags & AFTER_READ),
-            keep, norm_eps, inner_steps, *arrays,
+            start, stride, lanes, sizes, inner_steps, memory, flags, keep, norm_eps,
+            _LIKE[drive.dtype], addresses,
         )  # fmt: skip
 
     share_out(blocks, work)
     if not keep:
-        saved = [drive.new_empty(0) for _ in saved]
-    queries, normed, scales = saved
-    return hs, queries, normed, scales
+        return output, drive.new_empty(0), drive.new_empty(0)
+    return output, queries, centred
+
+
+def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The same numbers, contiguous; whoever holds their addresses must hold them too."""
+    return [None if x is None else x.contiguous() for x in tensors]
+
+
+# Kernels that get addresses learn from these what stands there.
+_LIKE = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
 
 
 def _forward_shapes(
-    drive: Tensor, past: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
+    drive: Tensor, past: Tensor | None, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
     norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
     flags: int, memory: int, keep: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    length, batch, width = drive.shape
-    lanes = lanes_for(drive)
-    blocks = (batch + lanes - 1) // lanes
-    hs = drive.new_empty(past.shape[0] + length, batch, width)
+    output = drive.new_empty(drive.shape)
     if not keep:
-        return hs, *(drive.new_empty(0) for _ in range(3))
-    sizes = _kept_sizes(keep, blocks, length, width, inner_steps, flags, lanes)
-    return hs, *(drive.new_empty(rows * row) for rows, row in sizes)
+        return output, drive.new_empty(0), drive.new_empty(0)
+    length, batch, width = drive.shape
+    return output, *_kept(drive, keep, length, batch, width, inner_steps, flags)
+
+
+def needs_output(inner_steps: int, flags: int) -> bool:
+    """Unless layer norm comes last: then h is worked out again from what it saw."""
+    return not (flags & NORM and inner_steps)
 
 
 def _backward(
-    dhs: Tensor,
-    hs: Tensor,
+    doutput: Tensor,
+    output: Tensor | None,
+    past: Tensor | None,
     weight: Tensor,
     rates: Tensor,
     norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
     static: Tensor | None,
     queries: Tensor,
-    normed: Tensor,
-    scales: Tensor,
-    length: int,
+    centred: Tensor,
     inner_steps: int,
+    norm_eps: float,
     flags: int,
     memory: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of drive, past, weight, rates, norm_weight, norm_bias and static."""
     from fastweights.ops.fast_weights import numba_kernels
 
-    batch, width = hs.shape[1:]
-    lanes = lanes_for(hs)
+    length, batch, width = doutput.shape
+    lanes = lanes_for(doutput)
     blocks = -(-batch // lanes)
-    start = hs.shape[0] - length
-    sizes = _kept_sizes(True, blocks, length, width, inner_steps, flags, lanes)
-    kept = zip((queries, normed, scales), sizes, strict=True)
     is_static = memory == numba_kernels.STATIC
-    ddrive, dpast = hs.new_empty(length, batch, width), hs.new_empty(start, batch, width)
-    drates = hs.new_zeros(blocks, rates[0].numel() * lanes)
-    dgain, dbias = hs.new_zeros(2, blocks, width * lanes).unbind(0)
-    dread, asked = hs.new_zeros(2, inner_steps * is_static, length, batch, width).unbind(0)
-    arrays = (
-        array(weight.t(), hs),
-        array(norm_weight, hs, width),
-        array(_by_lane(rates, blocks * lanes), hs),
-        array(None if static is None else static.t(), hs, 0, 0),
-        array(hs, hs),
-        *(array(x.view(size), hs) for x, size in kept),
-        array(dhs, hs),
-        *(x.numpy() for x in (ddrive, dpast, drates, dgain, dbias, dread, asked)),
+    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = attention_op.gradients_like(
+        doutput, past, weight, rates, static, flags
     )
+    hidden = torch.empty_like(ddrive)
+    table = _by_lane(rates, blocks * lanes)
+    given = _plain(
+        past, weight.t(), norm_weight, norm_bias, table, None if static is None else static.t(),
+        output, queries, centred, doutput,
+    )  # fmt: skip
+    of_rates = weight.new_zeros(blocks * drates[:1].numel(), lanes)
+    of_gain, of_bias = (
+        weight.new_zeros(blocks, width, lanes),
+        weight.new_zeros(blocks, width, lanes),
+    )
+    dread, asked = weight.new_empty(2, inner_steps * is_static, length, batch, width).unbind(0)
+    taken = (ddrive, dpast, hidden, of_rates, of_gain, of_bias, dread, asked)
+    sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
+    addresses = (*map(_address, given), *map(_address, taken))
 
     def work(start: int, stride: int) -> None:
         numba_kernels.backward(
-            start, stride, blocks, lanes, memory, bool(flags & NORM),
-            bool(flags & NORM_PRELIMINARY), bool(flags & PREVIOUS), bool(flags & AFTER_READ),
-            bool(flags & DETACH), inner_steps, *arrays,
+            start, stride, lanes, sizes, inner_steps, memory, flags, norm_eps,
+            _LIKE[doutput.dtype], addresses,
         )  # fmt: skip
 
     share_out(blocks, work)
-    dweight = ddrive.flatten(0, 1).t() @ hs[start - 1 : -1].flatten(0, 1)
-    dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2) if is_static else hs.new_empty(0, 0)
-    return (
-        ddrive,
-        dpast,
-        dweight,
-        _of_samples(drates, rates, lanes),
-        dgain.reshape(blocks, width, lanes).sum((0, 2)),
-        dbias.reshape(blocks, width, lanes).sum((0, 2)),
-        dstatic,
-    )
+    torch.mm(ddrive.flatten(0, 1).t(), hidden.flatten(0, 1), out=dweight)
+    torch.sum(of_gain, (0, 2), out=dgain)
+    torch.sum(of_bias, (0, 2), out=dbias)
+    if flags & LEARNED:
+        drates = _of_samples(of_rates, rates, lanes)
+    if is_static:
+        dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2)
+    return ddrive, dpast, dweight, drates, dgain, dbias, dstatic
 
 
 def _backward_shapes(
-    dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
-    static: Tensor | None, queries: Tensor, normed: Tensor, scales: Tensor,
-    length: int, inner_steps: int, flags: int, memory: int,
+    doutput: Tensor, output: Tensor | None, past: Tensor | None, weight: Tensor, rates: Tensor,
+    norm_weight: Tensor | None, norm_bias: Tensor | None, static: Tensor | None, queries: Tensor,
+    centred: Tensor, inner_steps: int, norm_eps: float, flags: int, memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return attention_op.gradients_like(hs, weight, rates, static, length)
+    return attention_op.gradients_like(doutput, past, weight, rates, static, flags)
 
 
 _attention = attention_op.register(
-    "attention_form", _forward, _forward_shapes, _backward, _backward_shapes
+    "attention_form",
+    _forward,
+    _forward_shapes,
+    _backward,
+    _backward_shapes,
+    needs_output=needs_output,
 )

@@ -10,6 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from fastweights.ops.fast_weights.attention_op import (
+    AFTER_READ,
+    DETACH,
+    LEARNED,
+    NORM,
+    NORM_PRELIMINARY,
+    PREVIOUS,
+)
 from fastweights.ops.fast_weights.numba_rows import gather, jit, scatter
 from fastweights.ops.fast_weights.numba_steps import (
     HEBBIAN,
@@ -23,97 +31,153 @@ from fastweights.ops.fast_weights.numba_steps import (
     backward_step,
     forward_step,
     new_work,
+    result_again,
 )
+from fastweights.ops.simd import array_at
 
 __all__ = ["HEBBIAN", "NONE", "STATIC", "backward", "forward"]
 
 
 @jit
 def forward(
-    start: int, stride: int, blocks: int, lanes: int, memory: int, norm: bool,
-    norm_preliminary: bool, previous: bool, after_read: bool, keep: bool, eps: Any,
-    inner_steps: int,
-    drive: Any, weight: Any, gain: Any, bias: Any, rates: Any, static: Any, hs: Any,
-    all_queries: Any, all_normed: Any, all_scales: Any,
+    start: int, stride: int, lanes: int, sizes: Any, inner_steps: int, memory: int, flags: int,
+    keep: bool, eps: Any, like: Any, addresses: Any,
 ) -> None:  # fmt: skip
-    """``hs`` (M + T + 1, B, H) holds M + 1 vectors and gets the rest.
+    """One thread's share of the blocks.
 
-    Without ``keep`` the kept arrays have one step, and one place for each thread's blocks.
+    ``sizes`` are T, B, H, the number of past vectors (M + 1, or 0 for a start from nothing) and
+    the table's rows, ages and columns; ``addresses`` those of drive (T, B, H), past, W, gain,
+    bias, the table, the static memory, and of the arrays that get something: output (T, B, H),
+    queries and centred, which without ``keep`` have one step and one place for each thread.
     """
-    length, _, width = drive.shape
-    carried = hs.shape[0] - length - 1
+    length, batch, width, known, rows, ages, columns = sizes
+    blocks = -(-batch // lanes)
+    carried = max(known - 1, 0)
     step = width * lanes
-    settings = Settings(
-        lanes, memory, norm, norm_preliminary, previous, after_read, inner_steps,
-        inner_steps + (1 if norm_preliminary else 0), drive.dtype.type(eps),
-    )  # fmt: skip
-    slow = Slow(weight, static, gain, bias)
-    nothing = np.empty((0, 0), drive.dtype)
+    slots, steps = (blocks, length) if keep else (min(stride, blocks), 1)
+    settings = _settings(lanes, memory, flags, inner_steps, like, eps)
+    norms = settings.norms if settings.norm else 0
+    drive = array_at(addresses[0], like, (length, batch, width))
+    past = array_at(addresses[1], like, (known, batch, width))
+    slow = Slow(
+        array_at(addresses[2], like, (width, width)),
+        array_at(addresses[6], like, (width, width)),
+        array_at(addresses[3], like, (width,)),
+        array_at(addresses[4], like, (width,)),
+    )
+    rates = array_at(addresses[5], like, (rows, ages, columns))
+    output = array_at(addresses[7], like, (length, batch, width))
+    all_queries = array_at(addresses[8], like, (slots, steps * max(inner_steps, 1) * step))
+    all_centred = array_at(addresses[9], like, (slots, steps * norms * step))
+    nothing = np.empty((0, 0), like.dtype)
     memories = Carried(rates, nothing, nothing[0:0].ravel())
-    history = np.empty((carried + length + 1) * step, drive.dtype)
-    work = new_work(width, carried + length, lanes, drive.dtype)
+    history = np.empty((carried + length + 1) * step, like.dtype)
+    work = new_work(width, carried + length, lanes, like.dtype)
     for block in range(start, blocks, stride):
         first = block * lanes
         slot = block if keep else start
-        kept = Kept(history, all_queries[slot], all_normed[slot], all_scales[slot])
-        for m in range(carried + 1):
-            gather(history, m * step, hs[m], first, lanes)
+        kept = Kept(history, all_queries[slot], all_centred[slot])
+        _take_past(history, past, first, step, lanes)
         for t in range(length):
             now = (carried + t) * step
             place = t if keep else 0
             gather(work.y, 0, drive[t], first, lanes)
             forward_step(
                 settings, slow, kept, memories, work, first, now, now + step,
-                carried + t + (0 if after_read else 1), place * max(inner_steps, 1) * step,
-                place * settings.norms,
+                carried + t + (0 if settings.after_read else 1),
+                place * max(inner_steps, 1) * step, place * settings.norms,
             )  # fmt: skip
-            scatter(hs[carried + t + 1], first, history, now + step, lanes)
+            scatter(output[t], first, history, now + step, lanes)
 
 
 @jit
 def backward(
-    start: int, stride: int, blocks: int, lanes: int, memory: int, norm: bool,
-    norm_preliminary: bool, previous: bool, after_read: bool, detach: bool, inner_steps: int,
-    weight_t: Any, gain: Any, rates: Any, static_t: Any,
-    hs: Any, all_queries: Any, all_normed: Any, all_scales: Any, dhs: Any,
-    ddrive: Any, dstart: Any, drates: Any, dgain: Any, dbias: Any, dread: Any, asked_for: Any,
+    start: int, stride: int, lanes: int, sizes: Any, inner_steps: int, memory: int, flags: int,
+    eps: Any, like: Any, addresses: Any,
 ) -> None:  # fmt: skip
     """Backwards in time.
 
-    ``dhs`` is the gradient of ``hs``. Gets: ``ddrive`` (T, B, H), ``dstart`` (M + 1, B, H),
-    and per block ``drates`` (rows, ages, lanes), ``dgain`` and ``dbias`` (H, lanes). With a static
-    memory, ``dread`` and ``asked_for`` (S, T, B, H) get the two factors of its gradient.
+    ``sizes`` as for :func:`forward`; ``addresses`` are those of past, Wᵀ, gain, bias, the table,
+    the transposed static memory, output (not looked at where layer norm lets it be worked out
+    again), queries, centred, the gradient of output; and of the arrays that get something: the
+    gradient of drive (T, B, H) and of past, h(t) (T, B, H), which is the other factor of W's
+    gradient, per block the gradients of the table (rows, ages, lanes), gain and bias (H, lanes),
+    which hold zeros; with a static memory the two factors of its gradient, (S, T, B, H).
     """
-    length, _, width = ddrive.shape
-    carried = dhs.shape[0] - length - 1
+    length, batch, width, known, rows, ages, columns = sizes
+    blocks = -(-batch // lanes)
+    carried = max(known - 1, 0)
     step = width * lanes
-    kind = ddrive.dtype
-    settings = Settings(
-        lanes, memory, norm, norm_preliminary, previous, after_read, inner_steps,
-        inner_steps + (1 if norm_preliminary else 0), kind.type(0),
-    )  # fmt: skip
-    slow = Slow(weight_t, static_t, gain, gain)
-    nothing = np.empty((0, 0), kind)
+    settings = _settings(lanes, memory, flags, inner_steps, like, eps)
+    norms = settings.norms if settings.norm else 0
+    detach = flags & DETACH != 0
+    past = array_at(addresses[0], like, (known, batch, width))
+    slow = Slow(
+        array_at(addresses[1], like, (width, width)),
+        array_at(addresses[5], like, (width, width)),
+        array_at(addresses[2], like, (width,)),
+        array_at(addresses[3], like, (width,)),
+    )
+    rates = array_at(addresses[4], like, (rows, ages, columns))
+    output = array_at(addresses[6], like, (length, batch, width))
+    all_queries = array_at(addresses[7], like, (blocks, length * max(inner_steps, 1) * step))
+    all_centred = array_at(addresses[8], like, (blocks, length * norms * step))
+    doutput = array_at(addresses[9], like, (length, batch, width))
+    ddrive = array_at(addresses[10], like, (length, batch, width))
+    dpast = array_at(addresses[11], like, (known, batch, width))
+    hidden = array_at(addresses[12], like, (length, batch, width))
+    learned = rows * ages * lanes if settings.learned else 0
+    drates = array_at(addresses[13], like, (blocks, learned))
+    dgain = array_at(addresses[14], like, (blocks, step))
+    dbias = array_at(addresses[15], like, (blocks, step))
+    dread = array_at(addresses[16], like, (inner_steps, length, batch, width))
+    asked_for = array_at(addresses[17], like, (inner_steps, length, batch, width))
+    nothing = np.empty((0, 0), like.dtype)
     memories = Carried(rates, nothing, nothing[0:0].ravel())
-    history = np.empty((carried + length + 1) * step, kind)
-    dhistory = np.empty((carried + length + 1) * step, kind)
-    work = new_work(width, carried + length, lanes, kind)
+    history = np.empty((carried + length + 1) * step, like.dtype)
+    dhistory = np.empty((carried + length + 1) * step, like.dtype)
+    work = new_work(width, carried + length, lanes, like.dtype)
     for block in range(start, blocks, stride):
         first = block * lanes
-        kept = Kept(history, all_queries[block], all_normed[block], all_scales[block])
+        kept = Kept(history, all_queries[block], all_centred[block])
         gradients = Gradients(
             dhistory, drates[block], nothing, dgain[block], dbias[block], nothing[0:0].ravel()
         )
-        for m in range(carried + length + 1):
-            gather(history, m * step, hs[m], first, lanes)
-            gather(dhistory, m * step, dhs[m], first, lanes)
+        _take_past(history, past, first, step, lanes)
+        dhistory[: (carried + 1) * step] = 0
+        for t in range(length):
+            new = (carried + t + 1) * step
+            result_again(settings, slow, kept, t * settings.norms, output, t, first, new)
+            gather(dhistory, new, doutput[t], first, lanes)
         for t in range(length - 1, -1, -1):
             now = (carried + t) * step
             backward_step(
                 settings, detach, slow, kept, memories, work, gradients, dread, asked_for, t, first,
-                now, now + step, carried + t + (0 if after_read else 1),
+                now, now + step, carried + t + (0 if settings.after_read else 1),
                 t * max(inner_steps, 1) * step, t * settings.norms,
             )  # fmt: skip
             scatter(ddrive[t], first, work.dz, 0, lanes)
-        for m in range(carried + 1):
-            scatter(dstart[m], first, dhistory, m * step, lanes)
+            scatter(hidden[t], first, history, now, lanes)
+        for m in range(known):
+            scatter(dpast[m], first, dhistory, m * step, lanes)
+
+
+@jit
+def _settings(
+    lanes: int, memory: int, flags: int, inner_steps: int, like: Any, eps: Any
+) -> Settings:
+    preliminary = flags & NORM_PRELIMINARY != 0
+    return Settings(
+        lanes, memory, flags & NORM != 0, preliminary, flags & PREVIOUS != 0,
+        flags & AFTER_READ != 0, flags & LEARNED != 0, inner_steps,
+        inner_steps + (1 if preliminary else 0), like.dtype.type(eps),
+    )  # fmt: skip
+
+
+@jit
+def _take_past(history: Any, past: Any, first: int, step: int, lanes: int) -> None:
+    """The first rows of the history; a start from nothing is h = 0."""
+    if past.shape[0] == 0:
+        history[:step] = 0
+    for m in range(past.shape[0]):
+        gather(history, m * step, past[m], first, lanes)

@@ -13,15 +13,14 @@ from fastweights.ops.simd import fma, load, masked, root, spread, store, transpo
 
 __all__ = [
     "ROWS",
-    "contract",
     "copy",
-    "decay_scores",
     "gather",
     "jit",
     "matrix_times",
     "normalise",
     "normalise_backward",
     "relu",
+    "scaled",
     "scatter",
 ]
 
@@ -74,55 +73,6 @@ def matrix_times(
 
 
 @jit
-def contract(
-    out: Any, start: Any, table: Any, table_at: int, outer: int, outer_step: int,
-    x: Any, x_at: int, inner: int, inner_step: int, lanes: int,
-) -> None:  # fmt: skip
-    """out[k] = start[k] + Σ_n table[k, n] · x[n], every one of them a vector of lanes.
-
-    With the history as table this is both halves of a read: the scores h(τ)·v (outer over τ,
-    inner over features) and the sum Σ_τ c(τ) h(τ) (outer over features, inner over τ).
-    ``out`` and ``start`` must not overlap.
-    """
-    row = 0
-    while row < outer:
-        if outer < ROWS:
-            acc = load(start, row * lanes)
-            at = table_at + row * outer_step
-            for n in range(inner):
-                acc = fma(load(table, at + n * inner_step), load(x, x_at + n * lanes), acc)
-            store(out, row * lanes, acc)
-            row += 1
-            continue
-        k = min(row, outer - ROWS)
-        a0, a1 = load(start, k * lanes), load(start, (k + 1) * lanes)
-        a2, a3 = load(start, (k + 2) * lanes), load(start, (k + 3) * lanes)
-        a4, a5 = load(start, (k + 4) * lanes), load(start, (k + 5) * lanes)
-        a6, a7 = load(start, (k + 6) * lanes), load(start, (k + 7) * lanes)
-        at = table_at + k * outer_step
-        for n in range(inner):
-            v = load(x, x_at + n * lanes)
-            a0 = fma(load(table, at), v, a0)
-            a1 = fma(load(table, at + outer_step), v, a1)
-            a2 = fma(load(table, at + 2 * outer_step), v, a2)
-            a3 = fma(load(table, at + 3 * outer_step), v, a3)
-            a4 = fma(load(table, at + 4 * outer_step), v, a4)
-            a5 = fma(load(table, at + 5 * outer_step), v, a5)
-            a6 = fma(load(table, at + 6 * outer_step), v, a6)
-            a7 = fma(load(table, at + 7 * outer_step), v, a7)
-            at += inner_step
-        store(out, k * lanes, a0)
-        store(out, (k + 1) * lanes, a1)
-        store(out, (k + 2) * lanes, a2)
-        store(out, (k + 3) * lanes, a3)
-        store(out, (k + 4) * lanes, a4)
-        store(out, (k + 5) * lanes, a5)
-        store(out, (k + 6) * lanes, a6)
-        store(out, (k + 7) * lanes, a7)
-        row += ROWS
-
-
-@jit
 def gather(rows: Any, at: int, plain: Any, first: int, lanes: int) -> None:
     """Rows of a block from a contiguous (B, H) array; lanes beyond the batch get zeros."""
     batch, width = plain.shape
@@ -153,35 +103,65 @@ def scatter(plain: Any, first: int, rows: Any, at: int, lanes: int) -> None:
 
 @jit
 def normalise(
-    out: Any, out_at: int, y: Any, normed: Any, normed_at: int, scales: Any, scale_at: int,
-    gain: Any, bias: Any, eps: Any, lanes: int,
+    out: Any, out_at: int, y: Any, centred: Any, centred_at: int, gain: Any, bias: Any, eps: Any,
+    lanes: int,
 ) -> None:  # fmt: skip
-    """out = relu(LN[y]), keeping x̂ and 1/σ."""
+    """out = relu(LN[y]), keeping y less its mean."""
     width = gain.shape[0]
-    zero = spread(y.dtype.type(0))
-    one = spread(y.dtype.type(1))
-    share = spread(y.dtype.type(1 / width))
-    total = zero
+    mean = _total(y, width, lanes) * spread(y.dtype.type(1 / width))
     for j in range(width):
-        total = total + load(y, j * lanes)
-    mean = total * share
-    total = zero
+        store(centred, centred_at + j * lanes, load(y, j * lanes) - mean)
+    scaled(out, out_at, centred, centred_at, gain, bias, eps, lanes)
+
+
+@jit
+def scaled(
+    out: Any, out_at: int, centred: Any, centred_at: int, gain: Any, bias: Any, eps: Any, lanes: int
+) -> None:
+    """out = relu(γ x̂ + β), to the last bit the same whenever it is worked out."""
+    width = gain.shape[0]
+    scale = _scale_of(centred, centred_at, width, eps, lanes)
     for j in range(width):
-        centred = load(y, j * lanes) - mean
-        total = fma(centred, centred, total)
-    scale = one / root(fma(total, share, spread(eps)))
-    store(scales, scale_at, scale)
-    for j in range(width):
-        x = (load(y, j * lanes) - mean) * scale
-        store(normed, normed_at + j * lanes, x)
+        x = load(centred, centred_at + j * lanes) * scale
         v = fma(x, spread(gain[j]), spread(bias[j]))
         store(out, out_at + j * lanes, masked(v, v))
 
 
 @jit
+def _total(x: Any, width: int, lanes: int) -> Any:
+    """Σ x, by four sums that need not wait for one another."""
+    zero = spread(x.dtype.type(0))
+    a, b, c, d = zero, zero, zero, zero
+    for j in range(0, width - 3, 4):
+        at = j * lanes
+        a, b = a + load(x, at), b + load(x, at + lanes)
+        c, d = c + load(x, at + 2 * lanes), d + load(x, at + 3 * lanes)
+    for j in range(width - width % 4, width):
+        a = a + load(x, j * lanes)
+    return (a + b) + (c + d)
+
+
+@jit
+def _scale_of(centred: Any, at: int, width: int, eps: Any, lanes: int) -> Any:
+    """1/σ, its sum of squares like the one above."""
+    zero = spread(centred.dtype.type(0))
+    a, b, c, d = zero, zero, zero, zero
+    for j in range(0, width - 3, 4):
+        i = at + j * lanes
+        w, x = load(centred, i), load(centred, i + lanes)
+        y, z = load(centred, i + 2 * lanes), load(centred, i + 3 * lanes)
+        a, b, c, d = fma(w, w, a), fma(x, x, b), fma(y, y, c), fma(z, z, d)
+    for j in range(width - width % 4, width):
+        x = load(centred, at + j * lanes)
+        a = fma(x, x, a)
+    share = spread(centred.dtype.type(1 / width))
+    return spread(centred.dtype.type(1)) / root(fma((a + b) + (c + d), share, spread(eps)))
+
+
+@jit
 def normalise_backward(
-    dx: Any, dy: Any, normed: Any, normed_at: int, scale: Any, gain: Any,
-    dgain: Any, dbias: Any, lanes: int,
+    dx: Any, dy: Any, centred: Any, centred_at: int, gain: Any, eps: Any, dgain: Any, dbias: Any,
+    lanes: int,
 ) -> None:  # fmt: skip
     """dx from dy, the gradient of gain · x̂ + bias; adds to dgain and dbias."""
     width = gain.shape[0]
@@ -190,31 +170,18 @@ def normalise_backward(
     first, second = zero, zero
     for j in range(width):
         g = load(dy, j * lanes)
-        x = load(normed, normed_at + j * lanes)
+        x = load(centred, centred_at + j * lanes)
         store(dbias, j * lanes, load(dbias, j * lanes) + g)
-        store(dgain, j * lanes, fma(g, x, load(dgain, j * lanes)))
         g = g * spread(gain[j])
         first = first + g
         second = fma(g, x, second)
-    first, second = first * share, second * share
+    scale = _scale_of(centred, centred_at, width, eps, lanes)
+    first, second = first * share, second * share * scale
     for j in range(width):
-        x = load(normed, normed_at + j * lanes)
-        g = load(dy, j * lanes) * spread(gain[j])
-        store(dx, j * lanes, (g - first - x * second) * scale)
-
-
-@jit
-def decay_scores(scores: Any, count: int, rates: Any, first: int, lanes: int) -> None:
-    """Scale the scores of ``count`` memories by the table (rows, ages, 1 or lanes of all)."""
-    rows, ages, samples = rates.shape
-    row = min(count, rows) - 1
-    for m in range(count):
-        age = count - 1 - m
-        if samples == 1:
-            rate = spread(rates[row, age, 0])
-        else:
-            rate = load(rates, (row * ages + age) * samples + first)
-        store(scores, m * lanes, load(scores, m * lanes) * rate)
+        x = load(centred, centred_at + j * lanes) * scale
+        g = load(dy, j * lanes)
+        store(dgain, j * lanes, fma(g, x, load(dgain, j * lanes)))
+        store(dx, j * lanes, (g * spread(gain[j]) - first - x * second) * scale)
 
 
 @jit

@@ -6,8 +6,8 @@ Rows of one block, for a history of n steps after M carried vectors:
 
     history   h(−M) … h(0) … h(n)        (M + n + 1, H)
     queries   h_s(t+1), s = 0 … S−1      (n, S, H)     what the reads ask for
-    normed    x̂ of each LN               (n, N, H)     N = S, and one more, the last, for the
-    scales    1/σ of each LN             (n, N)         preliminary's if that is normalised
+    centred   what each LN saw, less     (n, N, H)     N = S, and one more, the last, for the
+              its mean                                 preliminary's if that is normalised
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from fastweights.ops.fast_weights.numba_reads import read_history, read_history_backward
 from fastweights.ops.fast_weights.numba_rows import (
-    contract,
     copy,
-    decay_scores,
+    gather,
     jit,
     matrix_times,
     normalise,
     normalise_backward,
     relu,
+    scaled,
     scatter,
 )
 from fastweights.ops.fast_weights.numba_symmetric import packed, padded, symmetric_times
@@ -43,6 +44,7 @@ __all__ = [
     "backward_step",
     "forward_step",
     "new_work",
+    "result_again",
 ]
 
 HEBBIAN, STATIC, NONE = 0, 1, 2
@@ -52,7 +54,10 @@ inlined = njit(nogil=True, error_model="numpy", inline="always")
 
 
 class Settings(NamedTuple):
-    """The options; ``norms`` is N, ``eps`` of the arrays' own type."""
+    """The options; ``norms`` is N, ``eps`` of the arrays' own type.
+
+    ``learned`` asks for the gradient of the decay's table.
+    """
 
     lanes: Any
     memory: Any
@@ -60,6 +65,7 @@ class Settings(NamedTuple):
     norm_preliminary: Any
     previous: Any
     after_read: Any
+    learned: Any
     inner_steps: Any
     norms: Any
     eps: Any
@@ -79,8 +85,7 @@ class Kept(NamedTuple):
 
     history: Any
     queries: Any
-    normed: Any
-    scales: Any
+    centred: Any
 
 
 class Carried(NamedTuple):
@@ -151,35 +156,27 @@ def forward_step(
     """h(t+1) from h(t), from ``now`` to ``new`` of the history; ``work.y`` holds the drive.
 
     The first ``count`` vectors of the history are read. The step's queries start at ``query``,
-    its normed rows at the N-fold ``place``.
+    its centred rows at the N-fold ``place``.
     """
     lanes, width = settings.lanes, slow.weight.shape[0]
     step = width * lanes
-    history, queries, normed, scales = kept
-    z, y, scores = work.z, work.y, work.scores
+    history, queries, centred = kept
+    z, y = work.z, work.y
     matrix_times(z, 0, y, 0, slow.weight, history, now, width, lanes)
     if settings.previous:
         copy(queries, query, history, now, width, lanes)
     elif settings.norm_preliminary:
-        at = place + settings.inner_steps
-        normalise(
-            queries, query, z, normed, at * step, scales, at * lanes, slow.gain, slow.bias,
-            settings.eps, lanes,
-        )  # fmt: skip
+        at = (place + settings.inner_steps) * step
+        normalise(queries, query, z, centred, at, slow.gain, slow.bias, settings.eps, lanes)
     else:
         relu(queries, query, z, 0, width, lanes)
     for s in range(settings.inner_steps):
         asked = query + s * step
         if settings.memory == HEBBIAN:
-            base = z
+            copy(y, 0, z, 0, width, lanes)
             if carried.fades.shape[0]:
-                base = work.base
                 _read_matrices(carried, work, queries, asked, count, width, lanes)
-            contract(
-                scores, work.zeros, history, 0, count, step, queries, asked, width, lanes, lanes
-            )
-            decay_scores(scores, count, carried.rates, first, lanes)
-            contract(y, base, history, 0, width, lanes, scores, 0, count, step, lanes)
+            read_history(y, history, count, carried.rates, first, queries, asked, width, lanes)
         elif settings.memory == STATIC:
             matrix_times(y, 0, z, 0, slow.static, queries, asked, width, lanes)
         else:
@@ -189,8 +186,8 @@ def forward_step(
         target_at = new if last else asked + step
         if settings.norm:
             normalise(
-                target, target_at, y, normed, (place + s) * step, scales, (place + s) * lanes,
-                slow.gain, slow.bias, settings.eps, lanes,
+                target, target_at, y, centred, (place + s) * step, slow.gain, slow.bias,
+                settings.eps, lanes,
             )  # fmt: skip
         else:
             relu(target, target_at, y, 0, width, lanes)
@@ -198,19 +195,30 @@ def forward_step(
         copy(history, new, queries, query, width, lanes)
 
 
+@inlined
+def result_again(
+    settings: Settings, slow: Slow, kept: Kept, place: int, output: Any, t: int, first: int,
+    new: int,
+) -> None:  # fmt: skip
+    """h(t+1) at ``new`` of the history, from the centred rows at ``place`` or from ``output``."""
+    lanes, width = settings.lanes, slow.weight.shape[0]
+    if settings.norm and settings.inner_steps:
+        last = (place + settings.inner_steps - 1) * width * lanes
+        scaled(kept.history, new, kept.centred, last, slow.gain, slow.bias, settings.eps, lanes)
+    else:
+        gather(kept.history, new, output[t], first, lanes)
+
+
 @jit
 def _read_matrices(
     carried: Carried, work: Work, queries: Any, asked: int, count: int, width: int, lanes: int
 ) -> None:
-    """work.base = z + Σ fade · matrix · query."""
-    copy(work.base, 0, work.z, 0, width, lanes)
+    """work.y += Σ fade · matrix · query."""
     for m in range(carried.fades.shape[0]):
         fade = spread(carried.fades[m, count])
         for j in range(0, width * lanes, lanes):
             store(work.x, j, fade * load(queries, asked + j))
-        symmetric_times(
-            work.base, carried.matrices, m * packed(width) * lanes, work.x, width, lanes
-        )
+        symmetric_times(work.y, carried.matrices, m * packed(width) * lanes, work.x, width, lanes)
 
 
 @inlined
@@ -226,10 +234,9 @@ def backward_step(
     """
     lanes, width = settings.lanes, slow.weight.shape[0]
     step = width * lanes
-    history, queries, normed, scales = kept
+    history, queries, centred = kept
     dhistory = gradients.history
     g, dx, dz, dy = work.g, work.dx, work.dz, work.y
-    scores, escores = work.scores, work.escores
     copy(g, 0, dhistory, new, width, lanes)
     dz[:] = 0
     for s in range(settings.inner_steps - 1, -1, -1):
@@ -240,9 +247,8 @@ def backward_step(
         for j in range(0, step, lanes):
             store(dy, j, masked(load(g, j), load(result, result_at + j)))
         if settings.norm:
-            scale = load(scales, (place + s) * lanes)
             normalise_backward(
-                dx, dy, normed, (place + s) * step, scale, slow.gain, gradients.gain,
+                dx, dy, centred, (place + s) * step, slow.gain, settings.eps, gradients.gain,
                 gradients.bias, lanes,
             )  # fmt: skip
         else:
@@ -250,21 +256,10 @@ def backward_step(
         for j in range(0, step, lanes):
             store(dz, j, load(dz, j) + load(dx, j))
         if settings.memory == HEBBIAN:
-            contract(
-                scores, work.zeros, history, 0, count, step, queries, asked, width, lanes, lanes
-            )
-            contract(escores, work.zeros, history, 0, count, step, dx, 0, width, lanes, lanes)
-            rows, ages, _ = carried.rates.shape
-            newest = ((min(count, rows) - 1) * ages + count - 1) * lanes
-            for m in range(count):
-                age = newest - m * lanes
-                c, e = load(scores, m * lanes), load(escores, m * lanes)
-                store(gradients.rates, age, fma(c, e, load(gradients.rates, age)))
-            decay_scores(scores, count, carried.rates, first, lanes)
-            decay_scores(escores, count, carried.rates, first, lanes)
-            contract(g, work.zeros, history, 0, width, lanes, escores, 0, count, step, lanes)
-            if not detach:
-                _add_writes(dhistory, count, scores, dx, escores, queries, asked, step, lanes)
+            read_history_backward(
+                g, history, dhistory, count, carried.rates, first, gradients.rates,
+                settings.learned, detach, dx, queries, asked, width, lanes,
+            )  # fmt: skip
             if carried.fades.shape[0]:
                 copy(gradients.reads, asked, dx, 0, width, lanes)
                 _ask_matrices(carried, work, gradients, queries, asked, count, width, lanes)
@@ -283,11 +278,10 @@ def backward_step(
         for j in range(0, step, lanes):
             store(dy, j, masked(load(g, j), load(start, start_at + j)))
         if settings.norm_preliminary:
-            at = place + settings.inner_steps
-            scale = load(scales, at * lanes)
             normalise_backward(
-                dx, dy, normed, at * step, scale, slow.gain, gradients.gain, gradients.bias, lanes
-            )
+                dx, dy, centred, (place + settings.inner_steps) * step, slow.gain, settings.eps,
+                gradients.gain, gradients.bias, lanes,
+            )  # fmt: skip
         else:
             copy(dx, 0, dy, 0, width, lanes)
         for j in range(0, step, lanes):
@@ -315,36 +309,3 @@ def _ask_matrices(
             total = fma(u, load(queries, asked + j), total)
             store(work.g, j, fma(fade, u, load(work.g, j)))
         store(gradients.fades[m], count * lanes, total)
-
-
-@jit
-def _add_writes(
-    dhistory: Any, count: int, scores: Any, dx: Any, escores: Any, queries: Any, asked: int,
-    step: int, lanes: int,
-) -> None:  # fmt: skip
-    """dh(τ) += η r c(τ) dx + η r e(τ) v, four τ at a time."""
-    m = 0
-    while m + 4 <= count:
-        a0, a1 = load(scores, m * lanes), load(scores, (m + 1) * lanes)
-        a2, a3 = load(scores, (m + 2) * lanes), load(scores, (m + 3) * lanes)
-        b0, b1 = load(escores, m * lanes), load(escores, (m + 1) * lanes)
-        b2, b3 = load(escores, (m + 2) * lanes), load(escores, (m + 3) * lanes)
-        at = m * step
-        for row in range(0, step, lanes):
-            d, v = load(dx, row), load(queries, asked + row)
-            i = at + row
-            store(dhistory, i, fma(b0, v, fma(a0, d, load(dhistory, i))))
-            i += step
-            store(dhistory, i, fma(b1, v, fma(a1, d, load(dhistory, i))))
-            i += step
-            store(dhistory, i, fma(b2, v, fma(a2, d, load(dhistory, i))))
-            i += step
-            store(dhistory, i, fma(b3, v, fma(a3, d, load(dhistory, i))))
-        m += 4
-    while m < count:
-        a, b = load(scores, m * lanes), load(escores, m * lanes)
-        for row in range(0, step, lanes):
-            i = m * step + row
-            d, v = load(dx, row), load(queries, asked + row)
-            store(dhistory, i, fma(b, v, fma(a, d, load(dhistory, i))))
-        m += 1

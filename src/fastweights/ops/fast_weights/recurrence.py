@@ -52,8 +52,8 @@ def _check_call(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
-    state: LayerState,
+    write_rate: Tensor | float,
+    state: LayerState | None,
     options: Options,
     lengths: Tensor | None,
 ) -> None:
@@ -61,7 +61,7 @@ def _check_call(
     if drive.dim() != 3 or drive.shape[0] == 0:
         raise ValueError(f"drive must have shape (T, B, H) with T ≥ 1, got {tuple(drive.shape)}")
     _, batch, width = drive.shape
-    history = state.history
+    hidden, steps, history, matrix = (None,) * 4 if state is None else state
     memories = () if history is None else history.shape[:1]
     matrices = () if decay.components == 1 else (decay.components,)
     expected = {
@@ -69,11 +69,11 @@ def _check_call(
         "weights.norm_weight": (weights.norm_weight, (width,)),
         "weights.norm_bias": (weights.norm_bias, (width,)),
         "weights.memory": (weights.memory, (width, width)),
-        "state.hidden": (state.hidden, (batch, width)),
+        "state.hidden": (hidden, (batch, width)),
         "state.history": (history, (*memories, batch, width)),
-        "state.matrix": (state.matrix, (batch, *matrices, width, width)),
-        "write_rate": (write_rate, ()),
-        "state.steps": (state.steps, (batch,)),
+        "state.matrix": (matrix, (batch, *matrices, width, width)),
+        "write_rate": (write_rate if isinstance(write_rate, Tensor) else None, ()),
+        "state.steps": (steps, (batch,)),
         "lengths": (lengths, (batch,)),
     }
     for name, (tensor, shape) in expected.items():
@@ -90,19 +90,20 @@ def _check_call(
             raise TypeError(f"{name} must be {drive.dtype} like drive, got {tensor.dtype}")
     if options.memory == "static" and weights.memory is None:
         raise ValueError("weights.memory must be given when options.memory is 'static'")
-    if history is not None and state.matrix is not None:
+    if history is not None and matrix is not None:
         raise ValueError("state must hold a history or a matrix, not both")
 
 
 def _choose_form(call: _Call, form: str, backend: str) -> str:
     decay, state = call.decay, call.state
     check_form(form, decay)
-    if state.matrix is not None and not decay.recurrent:
+    matrix, history = (None, None) if state is None else (state.matrix, state.history)
+    if matrix is not None and not decay.recurrent:
         raise ValueError(
             f"state holds a matrix, and {decay} cannot age one: its memories fade each at its own "
             "pace. Keep the history: run from the start with this decay"
         )
-    if form == "attention" and state.matrix is not None:
+    if form == "attention" and matrix is not None:
         raise ValueError(
             "form='attention' cannot continue from a state that holds a matrix, because the "
             "vectors that made it are gone; use form='chunked', 'matrix' or 'auto'"
@@ -111,12 +112,12 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
         return form
     if not decay.recurrent:
         return "attention"
-    if state.matrix is not None:
+    if matrix is not None:
         return "chunked"
     if backend == "triton":
         return "attention"  # the one form it has
     length, _, width = call.drive.shape
-    carried = 0 if state.history is None else state.history.shape[0]
+    carried = 0 if history is None else history.shape[0]
     if call.drive.device.type == "cpu" and decay.stationary:
         # A short call reads and writes a whole matrix for few steps: not before the vectors are
         # many more numbers than the matrix.
@@ -137,8 +138,8 @@ def fast_weights(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
-    state: LayerState,
+    write_rate: Tensor | float,
+    state: LayerState | None,
     options: Options,
     *,
     lengths: Tensor | None = None,
@@ -152,8 +153,8 @@ def fast_weights(
         drive: the input's contribution C x(t) + b for every step, shape (T, B, H), T ≥ 1.
         weights: the slow weights (see :class:`SlowWeights`).
         decay: r, see :mod:`fastweights.decay`.
-        write_rate: η, a scalar tensor.
-        state: h(t) and the memory to start from.
+        write_rate: η, a number or a scalar tensor.
+        state: h(t) and the memory to start from; None to start from nothing.
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
         form: "attention", "matrix", "chunked", or "auto": on the CPU "chunked" for an exponential
@@ -207,20 +208,25 @@ def fast_weights(
     name = choose_backend(backend, reasons, operation="fast_weights")
     if name == "triton":
         return triton_gpu.attention_form(*call)
+    if chosen_form == "attention" and name == "numba":
+        return numba_cpu.attention_form(*call)
+    if state is None:
+        state = LayerState.zeros(*drive.shape[1:], dtype=drive.dtype, device=drive.device)
+    given = (drive, weights, decay, write_rate, state, options, lengths)
     if chosen_form == "attention":
-        return (numba_cpu if name == "numba" else reference).attention_form(*call)
+        return reference.attention_form(*given)
     if chosen_form == "matrix":
-        return reference.matrix_form(*call)
+        return reference.matrix_form(*given)
     size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
-    return (numba_chunked if name == "numba" else reference).chunked_form(*call, chunk_size=size)
+    return (numba_chunked if name == "numba" else reference).chunked_form(*given, chunk_size=size)
 
 
 class _Call(NamedTuple):
     drive: Tensor
     weights: SlowWeights
     decay: Decay
-    write_rate: Tensor
-    state: LayerState
+    write_rate: Tensor | float
+    state: LayerState | None
     options: Options
     lengths: Tensor | None
 

@@ -101,7 +101,7 @@ def matrix_form(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
+    write_rate: Tensor | float,
     state: LayerState,
     options: Options,
     lengths: Tensor | None = None,
@@ -112,7 +112,7 @@ def matrix_form(
         drive: C x + b, shape (T, B, H).
         weights: the slow weights.
         decay: r; must be recurrent.
-        write_rate: η, a scalar tensor.
+        write_rate: η, a number or a scalar tensor.
         state: h(t) and A(t − 1); a history in it is folded into the matrix.
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,); None for all T.
@@ -156,7 +156,7 @@ def attention_form(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
+    write_rate: Tensor | float,
     state: LayerState,
     options: Options,
     lengths: Tensor | None = None,
@@ -205,7 +205,7 @@ def _attention_read(
     matrix: Tensor | None,
     matrix_step: Tensor,
     decay: Decay,
-    write_rate: Tensor,
+    write_rate: Tensor | float,
     options: Options,
 ) -> Read:
     """v ↦ A v, with A the sum over ``visible``, the last of which was written at ``newest``."""
@@ -262,7 +262,7 @@ def chunked_form(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
+    write_rate: Tensor | float,
     state: LayerState,
     options: Options,
     lengths: Tensor | None = None,
@@ -291,7 +291,7 @@ def chunked_form(
 def fold(
     state: LayerState,
     decay: Decay,
-    write_rate: Tensor,
+    write_rate: Tensor | float,
     options: Options,
     *,
     matrix_step: Tensor | None = None,

@@ -14,6 +14,7 @@ from fastweights.ops.fast_weights import attention_op
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
     DETACH,
+    LEARNED,
     NORM,
     NORM_PRELIMINARY,
     PREVIOUS,
@@ -36,7 +37,7 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def why_not(drive: Tensor, state: LayerState, options: Options) -> str | None:
+def why_not(drive: Tensor, state: LayerState | None, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
     if not _installed():
         return "triton is not installed"
@@ -53,8 +54,8 @@ def attention_form(
     drive: Tensor,
     weights: SlowWeights,
     decay: Decay,
-    write_rate: Tensor,
-    state: LayerState,
+    write_rate: Tensor | float,
+    state: LayerState | None,
     options: Options,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
@@ -105,7 +106,7 @@ def _kept_like(
 
 def _forward(
     drive: Tensor,
-    past: Tensor,
+    past: Tensor | None,
     weight: Tensor,
     rates: Tensor,
     norm_weight: Tensor | None,
@@ -117,10 +118,11 @@ def _forward(
     memory: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """hs (M + T + 1, B, H), which starts with ``past``, and what the backward pass needs."""
+    """The output (T, B, H) that follows on ``past`` (M + 1, B, H), and what backward needs."""
     from fastweights.ops.fast_weights import triton_kernels
 
     length, batch, width = drive.shape
+    past = _given_past(past, drive)
     start = past.shape[0]
     hs = drive.new_empty(start + length, batch, width)
     hs[:start] = past
@@ -145,7 +147,12 @@ def _forward(
             EPS=norm_eps,
             KEEP=keep,
         )
-    return hs, *kept
+    return hs[start:], *kept
+
+
+def _given_past(past: Tensor | None, like: Tensor) -> Tensor:
+    """A start from nothing is h(0) = 0."""
+    return like.new_zeros(1, *like.shape[1:]) if past is None else past
 
 
 def _given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
@@ -159,37 +166,48 @@ def _strides(rates: Tensor) -> tuple[int, int]:
     return 0 if samples == 1 else rows * ages, 0 if rows == 1 else ages
 
 
+def _of_samples(drates: Tensor, rates: Tensor) -> Tensor:
+    return drates.sum(0, keepdim=True) if rates.shape[0] == 1 else drates
+
+
 def _forward_shapes(
-    drive: Tensor, past: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
+    drive: Tensor, past: Tensor | None, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
     norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
     flags: int, memory: int, keep: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    hs = drive.new_empty(past.shape[0] + drive.shape[0], *drive.shape[1:])
-    return hs, *_kept_like(drive, inner_steps, flags, memory, keep)
+    start, length = 1 if past is None else past.shape[0], drive.shape[0]
+    output = drive.new_empty(start + length, *drive.shape[1:])[start:]
+    return output, *_kept_like(drive, inner_steps, flags, memory, keep)
 
 
 def _backward(
-    dhs: Tensor,
-    hs: Tensor,
+    doutput: Tensor,
+    output: Tensor | None,
+    past: Tensor | None,
     weight: Tensor,
     rates: Tensor,
     norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
     static: Tensor | None,
     queries: Tensor,
     normed: Tensor,
     scales: Tensor,
-    length: int,
     inner_steps: int,
+    norm_eps: float,
     flags: int,
     memory: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of drive, past, weight, rates, norm_weight, norm_bias and static."""
     from fastweights.ops.fast_weights import triton_kernels
 
-    batch, width = hs.shape[1:]
-    start = hs.shape[0] - length
-    kind = torch.promote_types(hs.dtype, torch.float32)
-    dhistory = torch.empty_like(hs, dtype=kind).copy_(dhs)
+    assert output is not None
+    length, batch, width = doutput.shape
+    before = _given_past(past, doutput)
+    start = before.shape[0]
+    kind = torch.promote_types(doutput.dtype, torch.float32)
+    hs = torch.cat([before, output])
+    dhistory = torch.zeros_like(hs, dtype=kind)
+    dhistory[start:] = doutput
     ddrive = hs.new_empty(length, batch, width)
     drates = rates.new_zeros(batch, *rates.shape[1:])
     dgain, dbias = hs.new_zeros(2, batch, width, dtype=kind).unbind(0)
@@ -218,15 +236,14 @@ def _backward(
             **_settings(hs, flags, memory),
             DETACH=bool(flags & DETACH),
         )
-    if static is None:
-        dstatic = hs.new_empty(0, 0)
-    else:
+    dstatic = hs.new_empty(0)
+    if static is not None:
         dstatic = dread.flatten(0, 2).t() @ queries.flatten(0, 2)
     return (
         ddrive,
-        dhistory[:start].to(hs.dtype, copy=True),
+        hs.new_empty(0) if past is None else dhistory[:start].to(hs.dtype, copy=True),
         ddrive.flatten(0, 1).t() @ hs[start - 1 : -1].flatten(0, 1),
-        drates.sum(0, keepdim=True) if rates.shape[0] == 1 else drates,
+        _of_samples(drates, rates) if flags & LEARNED else drates.new_empty(0),
         dgain.sum(0).to(hs.dtype),
         dbias.sum(0).to(hs.dtype),
         dstatic,
@@ -234,13 +251,18 @@ def _backward(
 
 
 def _backward_shapes(
-    dhs: Tensor, hs: Tensor, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
-    static: Tensor | None, queries: Tensor, normed: Tensor, scales: Tensor, length: int,
-    inner_steps: int, flags: int, memory: int,
+    doutput: Tensor, output: Tensor | None, past: Tensor | None, weight: Tensor, rates: Tensor,
+    norm_weight: Tensor | None, norm_bias: Tensor | None, static: Tensor | None, queries: Tensor,
+    normed: Tensor, scales: Tensor, inner_steps: int, norm_eps: float, flags: int, memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return attention_op.gradients_like(hs, weight, rates, static, length)
+    return attention_op.gradients_like(doutput, past, weight, rates, static, flags)
 
 
 _attention = attention_op.register(
-    "attention_form_triton", _forward, _forward_shapes, _backward, _backward_shapes
+    "attention_form_triton",
+    _forward,
+    _forward_shapes,
+    _backward,
+    _backward_shapes,
+    needs_output=lambda inner_steps, flags: True,  # it is the memory
 )

@@ -1,0 +1,162 @@
+"""Reading the vectors of a history, forward and backward, one sample per lane.
+
+Four memories at a time: their scores first, then what they add, while they are still in the
+nearest cache. So the history comes from farther away once per read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastweights.ops.fast_weights.numba_rows import jit
+from fastweights.ops.simd import fma, load, spread, store
+
+__all__ = ["read_history", "read_history_backward"]
+
+
+@jit
+def read_history(
+    y: Any, history: Any, count: int, rates: Any, first: int, queries: Any, asked: int, width: int,
+    lanes: int,
+) -> None:  # fmt: skip
+    """y += Σ ρ (h(τ)·v) h(τ) over the first ``count`` vectors of the history.
+
+    ``rates`` is a table (rows, ages, 1 or lanes of all), of which the last row at most ``count``
+    counts.
+    """
+    step = width * lanes
+    zero = spread(y.dtype.type(0))
+    m = 0
+    while m + 4 <= count:
+        at = m * step
+        a0, a1, a2, a3 = zero, zero, zero, zero
+        b0, b1, b2, b3 = zero, zero, zero, zero
+        for j in range(0, step - lanes, 2 * lanes):
+            v, w = load(queries, asked + j), load(queries, asked + j + lanes)
+            i = at + j
+            a0, b0 = fma(load(history, i), v, a0), fma(load(history, i + lanes), w, b0)
+            i += step
+            a1, b1 = fma(load(history, i), v, a1), fma(load(history, i + lanes), w, b1)
+            i += step
+            a2, b2 = fma(load(history, i), v, a2), fma(load(history, i + lanes), w, b2)
+            i += step
+            a3, b3 = fma(load(history, i), v, a3), fma(load(history, i + lanes), w, b3)
+        if width % 2:
+            j = step - lanes
+            v = load(queries, asked + j)
+            a0 = fma(load(history, at + j), v, a0)
+            a1 = fma(load(history, at + step + j), v, a1)
+            a2 = fma(load(history, at + 2 * step + j), v, a2)
+            a3 = fma(load(history, at + 3 * step + j), v, a3)
+        a0 = (a0 + b0) * _rate(rates, count, m, first)
+        a1 = (a1 + b1) * _rate(rates, count, m + 1, first)
+        a2 = (a2 + b2) * _rate(rates, count, m + 2, first)
+        a3 = (a3 + b3) * _rate(rates, count, m + 3, first)
+        for j in range(0, step, lanes):
+            i = at + j
+            total = fma(a0, load(history, i), load(y, j))
+            total = fma(a1, load(history, i + step), total)
+            total = fma(a2, load(history, i + 2 * step), total)
+            store(y, j, fma(a3, load(history, i + 3 * step), total))
+        m += 4
+    while m < count:
+        score = zero
+        for j in range(0, step, lanes):
+            score = fma(load(history, m * step + j), load(queries, asked + j), score)
+        score = score * _rate(rates, count, m, first)
+        for j in range(0, step, lanes):
+            store(y, j, fma(score, load(history, m * step + j), load(y, j)))
+        m += 1
+
+
+@jit
+def read_history_backward(
+    g: Any, history: Any, dhistory: Any, count: int, rates: Any, first: int, drates: Any,
+    learned: bool, detach: bool, dy: Any, queries: Any, asked: int, width: int, lanes: int,
+) -> None:  # fmt: skip
+    """g = Σ ρ e(τ) h(τ), the gradient of the query, with e(τ) = h(τ)·dy.
+
+    Adds to the gradients of the history, unless ``detach``, and of the rates if ``learned``.
+    """
+    step = width * lanes
+    zero = spread(g.dtype.type(0))
+    g[:step] = 0
+    m = 0
+    while m + 4 <= count:
+        at = m * step
+        c0, c1, c2, c3 = zero, zero, zero, zero
+        e0, e1, e2, e3 = zero, zero, zero, zero
+        for j in range(0, step, lanes):
+            v, d = load(queries, asked + j), load(dy, j)
+            h = load(history, at + j)
+            c0, e0 = fma(h, v, c0), fma(h, d, e0)
+            h = load(history, at + step + j)
+            c1, e1 = fma(h, v, c1), fma(h, d, e1)
+            h = load(history, at + 2 * step + j)
+            c2, e2 = fma(h, v, c2), fma(h, d, e2)
+            h = load(history, at + 3 * step + j)
+            c3, e3 = fma(h, v, c3), fma(h, d, e3)
+        if learned:
+            _add_at_age(drates, rates, count, m, c0 * e0, lanes)
+            _add_at_age(drates, rates, count, m + 1, c1 * e1, lanes)
+            _add_at_age(drates, rates, count, m + 2, c2 * e2, lanes)
+            _add_at_age(drates, rates, count, m + 3, c3 * e3, lanes)
+        rate = _rate(rates, count, m, first)
+        c0, e0 = rate * c0, rate * e0
+        rate = _rate(rates, count, m + 1, first)
+        c1, e1 = rate * c1, rate * e1
+        rate = _rate(rates, count, m + 2, first)
+        c2, e2 = rate * c2, rate * e2
+        rate = _rate(rates, count, m + 3, first)
+        c3, e3 = rate * c3, rate * e3
+        for j in range(0, step, lanes):
+            i = at + j
+            total = fma(e0, load(history, i), load(g, j))
+            total = fma(e1, load(history, i + step), total)
+            total = fma(e2, load(history, i + 2 * step), total)
+            store(g, j, fma(e3, load(history, i + 3 * step), total))
+            if not detach:
+                v, d = load(queries, asked + j), load(dy, j)
+                store(dhistory, i, fma(e0, v, fma(c0, d, load(dhistory, i))))
+                i += step
+                store(dhistory, i, fma(e1, v, fma(c1, d, load(dhistory, i))))
+                i += step
+                store(dhistory, i, fma(e2, v, fma(c2, d, load(dhistory, i))))
+                i += step
+                store(dhistory, i, fma(e3, v, fma(c3, d, load(dhistory, i))))
+        m += 4
+    while m < count:
+        at = m * step
+        c, e = zero, zero
+        for j in range(0, step, lanes):
+            h = load(history, at + j)
+            c, e = fma(h, load(queries, asked + j), c), fma(h, load(dy, j), e)
+        if learned:
+            _add_at_age(drates, rates, count, m, c * e, lanes)
+        rate = _rate(rates, count, m, first)
+        c, e = rate * c, rate * e
+        for j in range(0, step, lanes):
+            i = at + j
+            store(g, j, fma(e, load(history, i), load(g, j)))
+            if not detach:
+                v, d = load(queries, asked + j), load(dy, j)
+                store(dhistory, i, fma(e, v, fma(c, d, load(dhistory, i))))
+        m += 1
+
+
+@jit
+def _rate(rates: Any, count: int, m: int, first: int) -> Any:
+    """What is left of memory ``m`` of ``count``, for every lane."""
+    rows, ages, columns = rates.shape
+    row, age = min(count, rows) - 1, count - 1 - m
+    if columns == 1:
+        return spread(rates[row, age, 0])
+    return load(rates, (row * ages + age) * columns + first)
+
+
+@jit
+def _add_at_age(drates: Any, rates: Any, count: int, m: int, value: Any, lanes: int) -> None:
+    """Add to the gradient of :func:`_rate`; ``drates`` (rows, ages, lanes) is flat."""
+    rows, ages, _ = rates.shape
+    at = ((min(count, rows) - 1) * ages + count - 1 - m) * lanes
+    store(drates, at, load(drates, at) + value)
