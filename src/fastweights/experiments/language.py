@@ -28,7 +28,7 @@ def quick() -> LanguageConfig:
 
 
 def long() -> LanguageConfig:
-    """Two layers of 256 and ten times the updates; hours."""
+    """Two layers of 256 and fifteen times the updates; hours."""
     return LanguageConfig(hidden_size=256, updates=15_000, evaluate_every=1_000)
 
 

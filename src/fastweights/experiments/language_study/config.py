@@ -37,11 +37,11 @@ class LanguageConfig:
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     streams: Positive = 32
     segment: Positive = 64
-    updates: Positive = 1_500
+    updates: Positive = 1_000
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     warmup: Annotated[int, Field(ge=0)] = 100
     gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    evaluate_every: Positive = 250
+    evaluate_every: Positive = 200
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.9
     write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.003

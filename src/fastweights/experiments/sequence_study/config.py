@@ -41,7 +41,7 @@ class SequenceConfig:
     Seeds are ``first_seed``, ``first_seed`` + 1, …; settings were chosen on seeds below 300. An
     update draws its length between 2 and a longest one, which grows from 2 to ``train_length``
     during the first ``curriculum`` of the updates and stays there; tests go on to ``test_length``.
-    Where ``learning_rate`` is None, each arm has its own.
+    Where ``learning_rate`` or ``write_rate`` is None, each arm has its own.
     """
 
     arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
@@ -65,7 +65,7 @@ class SequenceConfig:
     gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     evaluate_every: Positive = 250
     test_size: Positive = 500
-    write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,13 +28,15 @@ class Arm:
     build: Build
 
 
-def _fast_weights(decay: Callable[[], Decay], memory: str = "hebbian") -> Build:
+def _fast_weights(decay: Callable[[], Decay], write_rate: float, memory: str = "hebbian") -> Build:
+    """A layer of fast weights, with the write rate of the configuration if that has one."""
+
     def build(config: SequenceConfig, inputs: int) -> nn.Module:
         layer = FastWeightsRNN(
             inputs,
             config.hidden_size,
             decay=decay(),
-            write_rate=config.write_rate,
+            write_rate=config.write_rate or write_rate,
             memory=memory,
         )
         layer.reset_parameters(recurrent_scale=0.2)
@@ -45,11 +47,11 @@ def _fast_weights(decay: Callable[[], Decay], memory: str = "hebbian") -> Build:
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
-        "exponential": Arm("exponential 0.99", 5e-3, _fast_weights(lambda: Exponential(0.99))),
-        "power-law": Arm("power law", 5e-3, _fast_weights(lambda: PowerLaw(0.5))),
-        "factorial": Arm("factorial", 5e-3, _fast_weights(Factorial)),
-        "step-indexed": Arm("step-indexed", 5e-3, _fast_weights(StepIndexed)),
-        "layer-norm-rnn": Arm("layer-norm RNN", 5e-3, _fast_weights(Exponential, "none")),
+        "exponential": Arm("exponential 0.99", 5e-3, _fast_weights(lambda: Exponential(0.99), 0.4)),
+        "power-law": Arm("power law", 5e-3, _fast_weights(lambda: PowerLaw(0.5), 0.5)),
+        "factorial": Arm("factorial", 5e-3, _fast_weights(Factorial, 0.4)),
+        "step-indexed": Arm("step-indexed", 5e-3, _fast_weights(StepIndexed, 0.4)),
+        "layer-norm-rnn": Arm("layer-norm RNN", 5e-3, _fast_weights(Exponential, 0.4, "none")),
         "lstm": Arm("LSTM", 1e-2, lambda config, inputs: nn.LSTM(inputs, config.hidden_size)),
     }
 )
