@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.other_uses.shared import VERDICT_RULE
@@ -26,9 +26,9 @@ class SequenceStudy:
         intro: what the task is, for reports.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    intro: ClassVar[str]
+    name: str
+    title: str
+    intro: str
 
     def units(self, config: SortingConfig | CopyingConfig, seeds: int) -> list[Unit]:
         return training.units(config.task(), config, seeds)
