@@ -73,6 +73,7 @@ class GlimpsesExperiment:
             claims=claims(config, results),
             tables=tables(config, results),
             pictures=pictures(config, results, "glimpses-orders" if several else "glimpses"),
+            chosen="validation data, seeds below 300",
             notes=[
                 f"{60_000 - config.validation_size:,} / {config.validation_size:,} / 10,000 images "
                 f"to train, validate and test; {config.updates:,} updates of {config.batch_size}. "

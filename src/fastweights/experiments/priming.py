@@ -133,6 +133,7 @@ class PrimingExperiment:
             claims=claims(config, results),
             tables=tables(config, results),
             pictures=pictures(config, results),
+            chosen="validation data, seeds below 300",
             notes=[
                 VERDICT_RULE,
                 f"Networks of {config.hidden_size} units, {config.updates:,} updates of "

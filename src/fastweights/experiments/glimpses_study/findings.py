@@ -13,7 +13,7 @@ from fastweights.experiments.retrieval_study.published import beside_published
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import mean_interval
 
-__all__ = ["PUBLISHED_ERRORS", "TOLERANCE", "claims", "errors", "tables"]
+__all__ = ["PUBLISHED_ERRORS", "TOLERANCE", "claims", "errors", "published_error", "tables"]
 
 # Test error in per cent by arm and hidden size. Second-hand, as the table of retrieval.
 PUBLISHED_ERRORS: Mapping[tuple[str, int], float] = {
@@ -45,6 +45,14 @@ def errors(results: Sequence[Result], split: str = "test") -> dict[tuple[str, in
     return found
 
 
+def published_error(cell: tuple[str, int, str], config: GlimpsesConfig) -> float | None:
+    """What the paper has for a network in the published order that is not told the places."""
+    arm, size, order = cell
+    if order != "published" or config.places:
+        return None
+    return PUBLISHED_ERRORS.get(("fast-weights" if arm == "multi-level" else arm, size))
+
+
 def _differences(one: Sequence[Any], other: Sequence[Any]) -> list[float]:
     """Of the errors, over the seeds that both have."""
     known = dict(other)
@@ -54,10 +62,10 @@ def _differences(one: Sequence[Any], other: Sequence[Any]) -> list[float]:
 def claims(config: GlimpsesConfig, results: Sequence[Result]) -> list[Claim]:
     """Rows of the ledger: the published table, then what its authors say of it."""
     found, rows = errors(results), []
-    for (arm, size, order), cell in found.items():
-        published = PUBLISHED_ERRORS.get(("fast-weights" if arm == "multi-level" else arm, size))
-        if published is not None and order == "published" and not config.places and cell:
-            words = f"{ARMS[arm].label}, R = {size}: test error in per cent"
+    for key, cell in found.items():
+        published = published_error(key, config)
+        if published is not None and cell:
+            words = f"{ARMS[key[0]].label}, R = {key[1]}: test error in per cent"
             ours = [error for _, error in cell]
             rows.append(beside_published(words, published, ours, "error", TOLERANCE))
     for (arm, size, order), cell in found.items():

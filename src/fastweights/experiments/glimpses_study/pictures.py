@@ -10,11 +10,11 @@ from matplotlib.patches import Rectangle
 
 from fastweights.experiments.base import Result
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
-from fastweights.experiments.glimpses_study.findings import PUBLISHED_ERRORS, errors
+from fastweights.experiments.glimpses_study.findings import errors, published_error
 from fastweights.experiments.glimpses_study.networks import ARMS
+from fastweights.experiments.other_uses.shared import draw_dots
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Picture
-from fastweights.report.statistics import mean_interval
 from fastweights.tasks.glimpses import FIXED_ORDERS, QUADRANTS
 
 __all__ = ["pictures"]
@@ -38,29 +38,24 @@ def pictures(config: GlimpsesConfig, results: Sequence[Result], name: str) -> li
 
 
 def _errors(config: GlimpsesConfig, results: Sequence[Result], name: str) -> Picture:
-    rows = errors(results)
+    several = len(config.orders) > 1
+    cells = errors(results)
+    rows = [
+        (
+            f"{ARMS[arm].label}, R = {size}" + (f", {order}" if several else ""),
+            [error for _, error in cell],
+        )
+        for (arm, size, order), cell in cells.items()
+    ]
     figure = new_figure(7.6, 1.3 + 0.3 * len(rows))
     axes = figure.add_subplot()
-    labels = []
-    for y, ((arm, size, order), cell) in enumerate(rows.items()):
-        found = [error for _, error in cell]
-        several = len(config.orders) > 1
-        labels.append(f"{ARMS[arm].label}, R = {size}" + (f", {order}" if several else ""))
-        axes.plot(found, [y] * len(found), "o", color=ARM_STYLES[0][0], markersize=4, alpha=0.45)
-        if found:
-            interval = mean_interval(found)
-            axes.plot(interval.mean, y, "|", color="0.1", markersize=12, markeredgewidth=2)
-            if interval.low is not None and interval.high is not None:
-                axes.plot([interval.low, interval.high], [y, y], color="0.1", linewidth=1.5)
-        published = PUBLISHED_ERRORS.get(("fast-weights" if arm == "multi-level" else arm, size))
-        if published is not None and order == "published" and not config.places:
+    draw_dots(axes, rows)
+    for y, cell in enumerate(cells):
+        published = published_error(cell, config)
+        if published is not None:
             axes.plot(published, y, "D", color=ARM_STYLES[1][0], markersize=5, fillstyle="none")
-    axes.set_yticks(range(len(rows)), labels)
-    axes.invert_yaxis()
     axes.set(xlabel="test error (%)")
     axes.set_xlim(left=0)
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
     return Picture(
         name=f"{name}-errors",
         figure=figure,

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from fastweights.experiments.base import Result
-from fastweights.experiments.other_uses.shared import draw_curve
+from fastweights.experiments.other_uses.shared import draw_curve, draw_dots
 from fastweights.experiments.priming_study.config import PrimingConfig
 from fastweights.experiments.priming_study.findings import benefit, by_arm
 from fastweights.experiments.priming_study.networks import ARMS
 from fastweights.nn import FastWeightsRNN
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Picture
-from fastweights.report.statistics import mean_interval
 
 __all__ = ["pictures"]
 
@@ -117,26 +116,18 @@ def _seeds(config: PrimingConfig, arms: Mapping[str, Sequence[Mapping[str, Any]]
     at = config.between.index(config.fixed_between)
     rows: list[tuple[str, np.ndarray]] = []
     for arm, values in arms.items():
-        rows.append((ARMS[arm].label, benefit(values)[:, at]))
+        rows.append((ARMS[arm].label, 100 * benefit(values)[:, at]))
         if arm == "fast-weights":
             for name in ("wiped", "swapped"):
-                rows.append((f"– its memory {name}", benefit(values, observer=name)[:, at]))
+                gained = 100 * benefit(values, observer=name)[:, at]
+                rows.append((f"– its memory {name}", gained))
     some = next(iter(arms.values()))
-    rows.append(("ideal observer", benefit(some, observer="ideal")[:, at]))
+    rows.append(("ideal observer", 100 * benefit(some, observer="ideal")[:, at]))
     figure = new_figure(7.6, 1.2 + 0.3 * len(rows))
     axes = figure.add_subplot()
-    for y, (_, gained) in enumerate(rows):
-        axes.plot(100 * gained, [y] * len(gained), "o", color=BLUE, markersize=4, alpha=0.45)
-        interval = mean_interval(100 * gained)
-        axes.plot(interval.mean, y, "|", color="0.1", markersize=12, markeredgewidth=2)
-        if interval.low is not None and interval.high is not None:
-            axes.plot([interval.low, interval.high], [y, y], color="0.1", linewidth=1.5)
+    draw_dots(axes, rows)
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.invert_yaxis()
     axes.set(xlabel=f"points of accuracy by priming, {config.fixed_between} patterns between")
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
     return Picture(
         name="priming-seeds",
         figure=figure,
