@@ -84,8 +84,8 @@ def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str)
             _icon(axes, -1.6, t, place)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel("state after the glimpse", labelpad=26)
-    axes.set_ylabel("while this glimpse is seen", labelpad=26)
+    axes.set_xlabel("state after the glimpse", labelpad=34)
+    axes.set_ylabel("while this glimpse is seen", labelpad=34)
     for side in axes.spines.values():
         side.set_visible(False)
     return Picture(

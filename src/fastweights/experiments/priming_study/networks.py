@@ -46,7 +46,7 @@ ARMS: Mapping[str, Arm] = {
     "fast-weights": Arm("fast weights, λ = 0.99", _fast_weights()),
     "decay-0.9": Arm("fast weights, λ = 0.9", _fast_weights(0.9)),
     "decay-0.7": Arm("fast weights, λ = 0.7", _fast_weights(0.7)),
-    "power-law": Arm("fast weights, (k + 1)^−½", _fast_weights(PowerLaw)),
+    "power-law": Arm("fast weights, power law", _fast_weights(PowerLaw)),
     "tanh": Arm("fast weights, λ = 0.99, tanh", _fast_weights(nonlinearity="tanh")),
     "no-repeats": Arm("fast weights that never met a repeat", _fast_weights(), repeats=False),
     "layer-norm-rnn": Arm("layer-norm RNN, no fast weights", _fast_weights(memory="none")),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from fastweights.experiments.base import Result
 from fastweights.experiments.other_uses.shared import draw_curve, draw_dots
@@ -92,6 +93,7 @@ def _delay(config: PrimingConfig, arms: Mapping[str, Sequence[Mapping[str, Any]]
             )
         axes.axhline(0, color="0.6", linewidth=0.8)
         axes.set(title=ARMS[arm].label.replace("fast weights, ", ""), xlabel="patterns between")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     grid[0].set_ylabel("points of accuracy by priming")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -101,7 +103,8 @@ def _delay(config: PrimingConfig, arms: Mapping[str, Sequence[Mapping[str, Any]]
         alt="What priming adds to accuracy against the number of patterns between exposure and "
         f"probe, a panel for each decay: {', '.join(ARMS[arm].label for arm in shown)}.",
         caption="Priming against the delay. Dotted: what it would be if it fell as the decay r(k) "
-        "does from the first delay with a pattern between. Bands are 95 % intervals over seeds.",
+        "does from the first delay with a pattern between; the power law is (k + 1)^−½. Bands "
+        "are 95 % intervals over seeds.",
     )
 
 
