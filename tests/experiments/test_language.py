@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastweights.cli import app
 from fastweights.experiments.base import Result
 from fastweights.experiments.language import Language
 from fastweights.experiments.language_study import training
@@ -282,6 +283,22 @@ def test_the_network_of_a_run(config: LanguageConfig, tmp_path: Path) -> None:
     assert alphabet == Alphabet.of(Path(config.text or "").read_text())
     assert not model.training
     assert len("".join(stream_text(model, alphabet, "Now", length=20))) == 20
+
+
+def test_the_command_writes_the_prompt_and_what_follows(
+    config: LanguageConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    train(config, "gru-parameters", out)
+    arguments = ["generate", str(out), "--length", "12", "--temperature", "0", "--prompt"]
+    app([*arguments, "Now is"], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Now is")
+    assert len(shown.out) == len("Now is") + 12 + 1
+    assert "gru-parameters-seed0" in shown.err
+    with pytest.raises(ConfigError, match=r"prompt: the text has 'Q', 'é', not among"):
+        app([*arguments, "Qué"], standalone_mode=False)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_folder_without_a_network(tmp_path: Path) -> None:

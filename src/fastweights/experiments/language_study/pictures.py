@@ -23,7 +23,7 @@ def learning_curves(config: LanguageConfig, results: Sequence[Result]) -> Pictur
         for values in finished(results, arm).values():
             characters = [p["update"] * config.streams * config.segment for p in values["curve"]]
             bits = [point["validation_bits"] for point in values["curve"]]
-            for axes, cost in ((read, 1), (spent, values["multiply_adds"] / 1e6)):
+            for axes, cost in ((read, 1), (spent, values["multiply_adds"] / 1e3)):
                 axes.plot(
                     [count / 1e6 * cost for count in characters],
                     bits,
@@ -36,7 +36,7 @@ def learning_curves(config: LanguageConfig, results: Sequence[Result]) -> Pictur
     read.set(
         xlabel="characters read (millions)", ylabel="bits per character of the validation text"
     )
-    spent.set(xlabel="multiply-adds, forward (millions of millions)", xscale="log")
+    spent.set(xlabel="multiply-adds, forward (thousands of millions)")
     for axes in (read, spent):
         axes.grid(color="0.92")
         axes.set_axisbelow(True)

@@ -52,7 +52,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "factorial": Arm("factorial", 5e-3, _fast_weights(Factorial, 0.4)),
         "step-indexed": Arm("step-indexed", 5e-3, _fast_weights(StepIndexed, 0.4)),
         "layer-norm-rnn": Arm("layer-norm RNN", 5e-3, _fast_weights(Exponential, 0.4, "none")),
-        "lstm": Arm("LSTM", 1e-2, lambda config, inputs: nn.LSTM(inputs, config.hidden_size)),
+        "lstm": Arm("LSTM", 2e-2, lambda config, inputs: nn.LSTM(inputs, config.hidden_size)),
     }
 )
 
