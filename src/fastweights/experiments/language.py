@@ -11,9 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 from fastweights.experiments.base import Result, Unit
+from fastweights.experiments.by_arm import units_of
 from fastweights.experiments.language_study import training
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.findings import claims
+from fastweights.experiments.language_study.networks import ARMS
 from fastweights.experiments.language_study.pictures import learning_curves
 from fastweights.experiments.language_study.tables import tables_of
 from fastweights.experiments.other_uses.shared import VERDICT_RULE
@@ -42,7 +44,7 @@ class Language:
     seeds: Mapping[str, int] = MappingProxyType({"quick": 5, "long": 3})
 
     def units(self, config: LanguageConfig, seeds: int) -> list[Unit]:
-        return training.units(config, seeds)
+        return units_of(ARMS, config, seeds)
 
     def run(
         self, config: LanguageConfig, unit: Unit, folder: Path, device: str, writer: Any

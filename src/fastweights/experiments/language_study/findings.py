@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from fastweights.experiments.base import Result
+from fastweights.experiments.by_arm import finished
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS
-from fastweights.experiments.language_study.tables import finished
 from fastweights.experiments.other_uses.shared import judge
 from fastweights.report.section import Claim
 from fastweights.report.statistics import mean_interval

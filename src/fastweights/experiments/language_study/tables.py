@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fastweights.experiments.base import Result
+from fastweights.experiments.by_arm import finished
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS
 from fastweights.report.section import Table
 from fastweights.report.statistics import mean_interval
 
-__all__ = ["finished", "tables_of"]
-
-
-def finished(results: Sequence[Result], arm: str) -> dict[int, dict[str, Any]]:
-    """The values of an arm's finished runs by seed."""
-    return {
-        result.unit.seed: result.values
-        for result in results
-        if result.unit.arm == arm and result.values is not None and result.unit.seed is not None
-    }
+__all__ = ["tables_of"]
 
 
 def tables_of(config: LanguageConfig, results: Sequence[Result]) -> list[Table]:

@@ -14,35 +14,10 @@ from fastweights.experiments.base import Unit
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS, build, multiply_adds
 from fastweights.tasks import TextStreams, load_text
-from fastweights.training.config import ConfigError, nearest
 from fastweights.training.loop import Schedule, run_updates
 from fastweights.training.recurrent import CarriedState
 
-__all__ = ["bits_per_character", "run", "units"]
-
-
-def units(config: LanguageConfig, seeds: int) -> list[Unit]:
-    """A run for every arm and seed of the configuration.
-
-    Raises:
-        ConfigError: the configuration is impossible.
-    """
-    for arm in config.arms:
-        if arm not in ARMS:
-            raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(ARMS))}")
-    if len(set(config.arms)) < len(config.arms):
-        raise ConfigError(f"arms must not repeat itself, got {list(config.arms)}")
-    return [
-        Unit(
-            name=f"{arm}-seed{seed}",
-            label=ARMS[arm].label,
-            arm=arm,
-            seed=seed,
-            total=config.updates,
-        )
-        for seed in range(config.first_seed, config.first_seed + seeds)
-        for arm in config.arms
-    ]
+__all__ = ["bits_per_character", "run"]
 
 
 def bits_per_character(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastweights.experiments.base import Result
+from fastweights.experiments.by_arm import finished
 from fastweights.experiments.other_uses.shared import draw_curve, draw_level
 from fastweights.experiments.sequence_study.config import SequenceConfig
 from fastweights.experiments.sequence_study.networks import ARMS
-from fastweights.experiments.sequence_study.tables import finished
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Picture
 

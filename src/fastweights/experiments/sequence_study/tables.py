@@ -6,24 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastweights.experiments.base import Result
+from fastweights.experiments.by_arm import finished
 from fastweights.experiments.other_uses.shared import judge
 from fastweights.experiments.sequence_study.config import SequenceConfig
 from fastweights.experiments.sequence_study.networks import ARMS
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import mean_interval
 
-__all__ = ["at_length", "claims", "finished", "tables_of"]
+__all__ = ["at_length", "claims", "tables_of"]
 
 DECAYS = ("exponential", "power-law", "factorial", "step-indexed")
-
-
-def finished(results: Sequence[Result], arm: str) -> dict[int, dict[str, Any]]:
-    """The values of an arm's finished runs by seed."""
-    return {
-        result.unit.seed: result.values
-        for result in results
-        if result.unit.arm == arm and result.values is not None and result.unit.seed is not None
-    }
 
 
 def at_length(values: dict[str, Any], measure: str, length: int) -> float:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastweights.experiments.base import Unit
+from fastweights.experiments.by_arm import units_of
 from fastweights.experiments.sequence_study.config import SequenceConfig, Task
 from fastweights.experiments.sequence_study.networks import ARMS, Answerer
 from fastweights.tasks import IGNORED, SymbolBatch
 from fastweights.tasks.streams import below, stream
-from fastweights.training.config import ConfigError, nearest
+from fastweights.training.config import ConfigError
 from fastweights.training.loop import Schedule, run_updates
 
 __all__ = ["length_of", "right_answers", "run", "units"]
@@ -28,28 +29,12 @@ def units(task: Task, config: SequenceConfig, seeds: int) -> list[Unit]:
     Raises:
         ConfigError: the configuration is impossible.
     """
-    for arm in config.arms:
-        if arm not in ARMS:
-            raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(ARMS))}")
-    if len(set(config.arms)) < len(config.arms):
-        raise ConfigError(f"arms must not repeat itself, got {list(config.arms)}")
     if not config.train_length <= config.test_length <= task.longest:
         raise ConfigError(
             f"test_length must lie between train_length = {config.train_length} and "
             f"{task.longest}, got {config.test_length}"
         )
-    return [
-        Unit(
-            name=f"{arm}-seed{seed}",
-            label=ARMS[arm].label,
-            arm=arm,
-            seed=seed,
-            total=config.updates,
-            note=f"chance {100 / task.num_classes:.1f} %",
-        )
-        for seed in range(config.first_seed, config.first_seed + seeds)
-        for arm in config.arms
-    ]
+    return units_of(ARMS, config, seeds, note=f"chance {100 / task.num_classes:.1f} %")
 
 
 def length_of(config: SequenceConfig, seed: int, update: int) -> int:
