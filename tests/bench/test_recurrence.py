@@ -20,6 +20,7 @@ from fastweights.bench.fresh import fresh_calls
 from fastweights.bench.peers import PEERS, EagerAttention, EagerMatrix
 from fastweights.bench.recurrence import Recurrence, measure
 from fastweights.nn import FastWeightsRNN
+from fastweights.ops.fast_weights import numba_chunked_kernels, numba_kernels
 from fastweights.training.config import ConfigError
 
 QUICK = Settings(cases=("3x5x4",), rounds=3, budget=0.1, fresh=False)
@@ -165,6 +166,28 @@ def test_kept_bytes_counts_each_tensor_once_and_no_parameters() -> None:
             return z.exp()  # keeps its result
 
     assert recurrence._kept_bytes(Net(), torch.ones(7, 5)) == 2 * 4 * 7 * 5
+
+
+@pytest.mark.parametrize("case", [Case(8, 11, 16), Case(8, 200, 16)])
+def test_a_step_keeps_two_vectors_and_the_matrices_of_its_chunks(case: Case) -> None:
+    problem = recurrence._problem(case, "cpu")
+    matrices = recurrence._matrix_bytes(case, problem.layer, problem.x)
+    assert (matrices > 0) == (case.length > 100 + case.width)
+    vectors = (recurrence._kept_bytes(problem.layer, problem.x) - matrices) / 4
+    per_step = vectors / (case.batch * case.length * case.width)
+    assert 2 <= per_step < 2.03
+
+
+def test_the_parts_of_a_step_and_kernels_as_they_were() -> None:
+    before = numba_kernels.forward, numba_chunked_kernels.backward
+    for case in (Case(2, 11, 4), Case(2, 120, 4)):  # attention and chunks
+        parts = measure(case, 1, Settings(rounds=3, budget=0.1, peers=("rnn",)))["parts"]
+        assert 0 < parts["forward"] + parts["backward"] < parts["whole"]
+        assert parts["products"] > 0
+        assert parts["gigabytes_per_second"] > 0.1
+    assert (numba_kernels.forward, numba_chunked_kernels.backward) == before
+    many = measure(Case(2, 3, 4), 2, Settings(rounds=3, budget=0.1, peers=("rnn",)))
+    assert "parts" not in many  # shares of several threads' time would not add up
 
 
 def test_samples_are_worked_out_in_slices_without_a_trace(

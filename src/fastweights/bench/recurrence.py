@@ -16,10 +16,12 @@ from torch.nn import functional as F
 from fastweights.bench.base import Disagreement, Settings, Unit
 from fastweights.bench.cases import CASES, INPUTS, MODES, OVERHEAD, Case, parse_case
 from fastweights.bench.fresh import fresh_calls
+from fastweights.bench.parts import parts_of
 from fastweights.bench.peers import DECAY, OURS, PEERS, WRITE_RATE, check_peers
 from fastweights.bench.recurrence_section import recurrence_section
 from fastweights.bench.timing import FEWEST, interleaved, seconds_of, using_threads
 from fastweights.nn import FastWeightsRNN
+from fastweights.ops.fast_weights.recurrence import chunk_size_for
 from fastweights.report.section import Section
 
 __all__ = ["Recurrence"]
@@ -89,6 +91,8 @@ class Problem:
 def measure(case: Case, threads: int, settings: Settings) -> dict[str, Any]:
     """Times of one case by mode and peer, those that compute the same checked before.
 
+    On one thread of a CPU also the ``parts`` of a training step.
+
     Raises:
         Disagreement: our layer or an eager peer does not give the reference's numbers.
     """
@@ -97,7 +101,13 @@ def measure(case: Case, threads: int, settings: Settings) -> dict[str, Any]:
         names = list(settings.peers) or [name for name in PEERS if name != "compiled"]
         if settings.compile and "compiled" not in names:
             names.append("compiled")
-        return {mode: _measure_mode(case, problem, mode, names, settings) for mode in MODES}
+        found = {mode: _measure_mode(case, problem, mode, names, settings) for mode in MODES}
+        if settings.device == "cpu" and threads == 1:
+            call = _call(problem.layer, problem.x, problem.cotangent, "training")
+            found["parts"] = parts_of(
+                case, call, problem.x, rounds=settings.rounds, budget=settings.budget
+            )
+        return found
 
 
 def _measure_mode(
@@ -126,6 +136,8 @@ def _measure_mode(
             found[name]["error"] = error
         if mode == "training" and name != "compiled":
             found[name]["kept_bytes"] = _kept_bytes(net, problem.x)
+            if name == OURS:
+                found[name]["matrix_bytes"] = _matrix_bytes(case, net, problem.x)
         calls[name] = call
     # A product of square matrices with as much arithmetic: the ceiling for a case of this size.
     flops = case.flops(mode)
@@ -245,6 +257,16 @@ def _memory(device: torch.device) -> float:
     if device.type == "cpu":
         return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 0.25 * torch.cuda.mem_get_info(device)[1]
+
+
+def _matrix_bytes(case: Case, layer: FastWeightsRNN, x: Tensor) -> int:
+    """How much of that are the matrices at the starts of chunks, if there are chunks."""
+    with torch.no_grad():
+        if layer(x)[1].matrix is None:
+            return 0
+    rows = -(-case.width // 8) * 8
+    chunks = -(-case.length // chunk_size_for(case.width))
+    return 4 * case.batch * chunks * rows * (rows + 8) // 2
 
 
 def _kept_bytes(net: Any, x: Tensor) -> int:

@@ -19,6 +19,7 @@ from fastweights.bench.goals import (
     ratio,
     recurrence_goals,
 )
+from fastweights.bench.parts import bytes_moved
 from fastweights.bench.peers import OURS, PEERS
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Picture, Section, Table
@@ -31,7 +32,7 @@ _DASH = "–"
 
 
 def recurrence_section(report: dict[str, Any]) -> Section:
-    """Tables: goals, training, forward, memory, first calls, and what was skipped."""
+    """Tables: goals, training, forward, memory, first calls, what was skipped, and parts."""
     device = report["settings"]["device"]
     timed = [row for row in report["rows"] if "threads" in row and "disagrees" not in row]
     fresh = [row for row in report["rows"] if "fresh" in row]
@@ -42,6 +43,7 @@ def recurrence_section(report: dict[str, Any]) -> Section:
         _memory_table(timed, fresh),
         _fresh_table(fresh),
         _skipped_table(timed),
+        _parts_table(timed),
     ]
     return Section(
         title="The fast-weights recurrence beside its peers",
@@ -174,6 +176,39 @@ def _skipped_table(timed: Sequence[Row]) -> Table:
             for name, found in row[mode]["peers"].items()
             if "skipped" in found
         ],
+    )
+
+
+def _parts_table(timed: Sequence[Row]) -> Table:
+    lines = []
+    for row in timed:
+        if "parts" not in row:
+            continue
+        parts = row["parts"]
+        whole = parts["whole"]
+        rest = whole - parts["forward"] - parts["backward"] - parts["products"]
+        arithmetic = row["training"]["flops"] / gflops(row, "training")[1] / 1e6
+        moved = bytes_moved(parse_case(row["case"])) / parts["gigabytes_per_second"] / 1e6
+        lines.append(
+            [
+                row["case"],
+                _milliseconds(whole),
+                *(f"{part / whole:.0%}" for part in (parts["forward"], parts["backward"])),
+                f"{parts['products'] / whole:.0%}",
+                f"{rest / whole:.0%}",
+                _milliseconds(arithmetic),
+                _milliseconds(moved),
+            ]
+        )
+    return Table(
+        caption=(
+            "Where the time of a training step goes on one thread: milliseconds; the shares of the "
+            "two kernels, of the products that are left to BLAS, and of all the rest (PyTorch, "
+            "Python, copies); and the milliseconds that the arithmetic would take at torch.mm's "
+            "rate, and the traffic of its arrays at the rate of copying large ones."
+        ),
+        columns=("case", "ms", "forward", "backward", "BLAS", "rest", "arithmetic", "traffic"),
+        rows=lines,
     )
 
 
