@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from fastweights.experiments.base import Result, Unit
+from fastweights.experiments.by_arm import units_of
 from fastweights.experiments.other_uses.shared import VERDICT_RULE
 from fastweights.experiments.priming_study.config import PrimingConfig, task_of
 from fastweights.experiments.priming_study.findings import claims, tables
@@ -32,7 +33,7 @@ from fastweights.experiments.priming_study.measure import measure
 from fastweights.experiments.priming_study.networks import ARMS, Recogniser
 from fastweights.experiments.priming_study.pictures import pictures
 from fastweights.report.section import Section
-from fastweights.training.config import ConfigError, nearest
+from fastweights.training.config import ConfigError
 from fastweights.training.loop import Schedule, train
 
 __all__ = ["PrimingExperiment", "paper", "quick"]
@@ -60,9 +61,7 @@ class PrimingExperiment:
     seeds: Mapping[str, int] = MappingProxyType({"quick": 5, "paper": 10})
 
     def units(self, config: PrimingConfig, seeds: int) -> list[Unit]:
-        for arm in config.arms:
-            if arm not in ARMS:
-                raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(ARMS))}")
+        units = units_of(ARMS, config, seeds)
         for between in config.between:
             if not 0 <= between <= config.length - 2:
                 raise ConfigError(
@@ -81,17 +80,7 @@ class PrimingExperiment:
                 f"batch_size must be at most train_size = {config.train_size}, "
                 f"got {config.batch_size}"
             )
-        return [
-            Unit(
-                name=f"{arm}-seed{seed}",
-                label=ARMS[arm].label,
-                arm=arm,
-                seed=seed,
-                total=config.updates,
-            )
-            for seed in range(config.first_seed, config.first_seed + seeds)
-            for arm in config.arms
-        ]
+        return units
 
     def run(
         self, config: PrimingConfig, unit: Unit, folder: Path, device: str, writer: Any

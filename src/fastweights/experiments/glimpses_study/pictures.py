@@ -12,8 +12,7 @@ from fastweights.experiments.base import Result
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.findings import errors, published_error
 from fastweights.experiments.glimpses_study.networks import ARMS
-from fastweights.experiments.other_uses.shared import draw_dots
-from fastweights.report.figures import ARM_STYLES, new_figure
+from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
 from fastweights.report.section import Picture
 from fastweights.tasks.glimpses import FIXED_ORDERS, QUADRANTS
 

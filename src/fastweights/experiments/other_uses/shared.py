@@ -14,7 +14,6 @@ import torch
 from matplotlib.axes import Axes
 
 from fastweights.experiments.base import Result, Unit
-from fastweights.report.figures import ARM_STYLES
 from fastweights.report.section import Claim
 from fastweights.report.statistics import Interval, mean_interval, mean_intervals
 from fastweights.training.config import ConfigError
@@ -24,7 +23,6 @@ __all__ = [
     "QUALITATIVE",
     "VERDICT_RULE",
     "draw_curve",
-    "draw_dots",
     "draw_level",
     "finished",
     "judge",
@@ -33,7 +31,6 @@ __all__ = [
     "use_one_core",
 ]
 
-DOTS = ARM_STYLES[0][0]
 QUALITATIVE, CONTROL = "qualitative", "— (control)"
 
 VERDICT_RULE = (
@@ -115,26 +112,6 @@ def draw_curve(
         markersize=4,
         label=label,
     )
-
-
-def draw_dots(axes: Axes, rows: Sequence[tuple[str, npt.ArrayLike]]) -> None:
-    """A row for each label: a dot per seed, the mean and its 95 % interval.
-
-    Args:
-        rows: by label, from the top, the values of the seeds; there may be none.
-    """
-    for y, (_, values) in enumerate(rows):
-        values = np.asarray(values, dtype=float)
-        axes.plot(values, [y] * len(values), "o", color=DOTS, markersize=4, alpha=0.45)
-        if len(values):
-            interval = mean_interval(values)
-            axes.plot(interval.mean, y, "|", color="0.1", markersize=12, markeredgewidth=2)
-            if interval.low is not None and interval.high is not None:
-                axes.plot([interval.low, interval.high], [y, y], color="0.1", linewidth=1.5)
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.invert_yaxis()
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
 
 
 def one_unit(name: str, first_seed: int, seeds: int) -> list[Unit]:

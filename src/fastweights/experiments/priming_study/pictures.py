@@ -10,12 +10,12 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from fastweights.experiments.base import Result
-from fastweights.experiments.other_uses.shared import draw_curve, draw_dots
+from fastweights.experiments.other_uses.shared import draw_curve
 from fastweights.experiments.priming_study.config import PrimingConfig
 from fastweights.experiments.priming_study.findings import benefit, by_arm
 from fastweights.experiments.priming_study.networks import ARMS
 from fastweights.nn import FastWeightsRNN
-from fastweights.report.figures import ARM_STYLES, new_figure
+from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
 from fastweights.report.section import Picture
 
 __all__ = ["pictures"]

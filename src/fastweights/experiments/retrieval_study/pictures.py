@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm
-from fastweights.report.figures import ARM_STYLES, new_figure
+from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
 from fastweights.report.section import Picture
-from fastweights.report.statistics import mean_interval
 from fastweights.training.loop import read_metrics
 
 __all__ = ["dots", "learning_curves"]
@@ -110,23 +109,13 @@ def dots(
         rows.append((arms[arm].label, found))
     figure = new_figure(7.6, 1.2 + 0.27 * len(rows))
     axes = figure.add_subplot()
-    for y, (_, found) in enumerate(rows):
-        axes.plot(found, [y] * len(found), "o", color=ARM_STYLES[0][0], markersize=4, alpha=0.45)
-        if found:
-            interval = mean_interval(found)
-            axes.plot(interval.mean, y, "|", color="0.1", markersize=12, markeredgewidth=2)
-            if interval.low is not None and interval.high is not None:
-                axes.plot([interval.low, interval.high], [y, y], color="0.1", linewidth=1.5)
+    draw_dots(axes, rows)
     axes.axvline(100 * ceiling, color="0.35", linewidth=1, linestyle=(0, (1, 1.5)))
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.invert_yaxis()
     axes.set(
         xlabel="test accuracy (%)",
         xlim=(0, 102),
         title=f"K = {config.num_pairs}, R = {size}; dotted: binding-free ceiling",
     )
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
     return Picture(
         name=f"{name}-accuracy-k{config.num_pairs}-r{size}",
         figure=figure,
