@@ -115,7 +115,7 @@ def test_a_run_and_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             r.values["known_before"] = 0.7
             r.values["by_read"]["all memories alike at the letter"] = 0.4
     section = experiment.section(config, results, tmp_path)
-    assert [c.verdict for c in section.claims] == ["holds"] * 3 + ["does not hold", "holds"]
+    assert [c.verdict for c in section.claims] == ["holds"] * 3 + ["does not hold", "large", "holds"]
     assert section.tables[2].rows[0][1].startswith("90.0")
     assert len(section.pictures) == 2
     nothing = [Result(r.unit, None, "failed", r.folder) for r in results]

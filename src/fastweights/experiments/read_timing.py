@@ -17,6 +17,7 @@ from torch import nn
 from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.altered import AlteredReads, by_all
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
+from fastweights.experiments.retrieval_study.effects import Effect, difference, verdict
 from fastweights.experiments.retrieval_study.networks import Arm, Retriever, fast_weights
 from fastweights.experiments.retrieval_study.pictures import learning_curves
 from fastweights.experiments.retrieval_study.probe import known_before_the_letter
@@ -103,7 +104,8 @@ class ReadTiming(RetrievalStudy):
                 "Reads are changed in trained networks, which are not trained further. “alike” "
                 "gives every memory the mean score; “another's” is that of another sequence.",
                 "“holds” if the whole 95 % interval is on the claimed side, “does not hold” if it "
-                "is on the other, else “undecided”.",
+                "is on the other, else “undecided”. Of two networks, “large” if the interval is "
+                "above 2 points, “negative” if below −2, otherwise “none” or “unclear”.",
             ],
         )
 
@@ -112,13 +114,13 @@ def _values(arm: str, size: int, results: Sequence[Result]) -> list[dict[str, An
     return finished(results).get((arm, size), [])
 
 
-def _verdict(claim: str, numbers: Sequence[float], published: str = "—") -> Claim:
+def _above_zero(claim: str, numbers: Sequence[float], published: str = "—") -> Claim:
     """Whether points of accuracy are above zero."""
     interval = mean_interval(numbers)
-    verdict = "undecided"
+    word = "undecided"
     if interval.low is not None and interval.high is not None:
-        verdict = "holds" if interval.low > 0 else "does not hold" if interval.high < 0 else verdict
-    return Claim(claim, published, interval.text(1), interval.n, verdict)
+        word = "holds" if interval.low > 0 else "does not hold" if interval.high < 0 else word
+    return Claim(claim, published, interval.text(1), interval.n, word)
 
 
 def _claims(
@@ -129,13 +131,13 @@ def _claims(
     if before:
         accuracies = [100 * (v["test_accuracy"] - ceiling) for v in before]
         claims += [
-            _verdict("without extra depth, above the ceiling: points of accuracy", accuracies),
-            _verdict(
+            _above_zero("without extra depth, above the ceiling: points of accuracy", accuracies),
+            _above_zero(
                 "without extra depth, the answer is there before the question: what a probe tells "
                 "from h before the letter, less the ceiling, points",
                 [100 * (v["known_before"] - ceiling) for v in before],
             ),
-            _verdict(
+            _above_zero(
                 "without extra depth, it knows best the pair that stands out before the question: "
                 "accuracy where the asked pair matches best, less where it matches worst, points",
                 [100 * (v["by_match"][0] - v["by_match"][-1]) for v in before],
@@ -144,15 +146,21 @@ def _claims(
     if summed:
         above = [100 * (v["test_accuracy"] - ceiling) for v in summed]
         claims.append(
-            _verdict("memories summed without being asked, above the ceiling: points", above)
+            _above_zero("memories summed without being asked, above the ceiling: points", above)
         )
+    asked = difference(Effect("", (BEFORE,), (SUM,)), size, results)
+    if asked is not None:
+        words = "being asked too early, less not being asked at all, points (none: within ± 2)"
+        claims.append(Claim(words, "—", asked.text(1, 100), asked.n, verdict(asked)))
     if now := _values(NOW, size, results):
         lost = [
             100 * (v["test_accuracy"] - v["by_read"]["all memories alike at the letter"])
             for v in now
         ]
         claims.append(
-            _verdict("as published, lost if the read at the letter finds all alike: points", lost)
+            _above_zero(
+                "as published, lost if the read at the letter finds all alike: points", lost
+            )
         )
     return claims
 
