@@ -111,12 +111,17 @@ def test_a_run_and_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert r.values is not None
         r.values["test_accuracy"] = {NOW: 0.9, BEFORE: 0.75, SUM: 0.3}[r.unit.arm]
         if r.unit.arm != SUM:
-            r.values["by_match"] = [0.9, 0.3]
+            r.values["by_match"] = [0.9, None if r.unit.arm == NOW else 0.3]
             r.values["known_before"] = 0.7
             r.values["by_read"]["all memories alike at the letter"] = 0.4
     section = experiment.section(config, results, tmp_path)
-    assert [c.verdict for c in section.claims] == ["holds"] * 3 + ["does not hold", "large", "holds"]
+    assert [c.verdict for c in section.claims] == ["holds"] * 3 + [
+        "does not hold",
+        "large",
+        "holds",
+    ]
     assert section.tables[2].rows[0][1].startswith("90.0")
+    assert section.tables[2].rows[1][1] == "never"
     assert len(section.pictures) == 2
     nothing = [Result(r.unit, None, "failed", r.folder) for r in results]
     assert experiment.section(config, nothing, tmp_path).claims == []

@@ -137,12 +137,15 @@ def _claims(
                 "from h before the letter, less the ceiling, points",
                 [100 * (v["known_before"] - ceiling) for v in before],
             ),
-            _above_zero(
-                "without extra depth, it knows best the pair that stands out before the question: "
-                "accuracy where the asked pair matches best, less where it matches worst, points",
-                [100 * (v["by_match"][0] - v["by_match"][-1]) for v in before],
-            ),
         ]
+        ends = [(v["by_match"][0], v["by_match"][-1]) for v in before]
+        spreads = [100 * (best - worst) for best, worst in ends if None not in (best, worst)]
+        if spreads:
+            words = (
+                "without extra depth, it knows best the pair that stands out before the question: "
+                "accuracy where the asked pair matches best, less where it matches worst, points"
+            )
+            claims.append(_above_zero(words, spreads))
     if summed:
         above = [100 * (v["test_accuracy"] - ceiling) for v in summed]
         claims.append(
@@ -168,9 +171,13 @@ def _claims(
 def _tables(config: RetrievalConfig, size: int, results: Sequence[Result]) -> list[Table]:
     arms = [arm for arm in (NOW, BEFORE) if _values(arm, size, results)]
 
-    def row(name: str, pick: Callable[[dict[str, Any]], float]) -> list[str]:
-        cells = [mean_interval([pick(v) for v in _values(arm, size, results)]) for arm in arms]
-        return [name, *(cell.text(1, 100) for cell in cells)]
+    def row(name: str, pick: Callable[[dict[str, Any]], float | None]) -> list[str]:
+        cells = [name]
+        for arm in arms:
+            found = [pick(v) for v in _values(arm, size, results)]
+            known = [x for x in found if x is not None]
+            cells.append(mean_interval(known).text(1, 100) if known else "never")
+        return cells
 
     columns = [ARMS[arm].label for arm in arms]
     return [
@@ -218,7 +225,7 @@ def _pictures(
             left.plot(found, [y + shift] * len(found), "o", color=colour, markersize=4, alpha=0.5)
         places = range(1, config.num_pairs + 1)
         for v in values:
-            line = [100 * a for a in v["by_match"]]
+            line = [float("nan") if a is None else 100 * a for a in v["by_match"]]
             right.plot(places, line, "o-", color=colour, linewidth=1, markersize=4, alpha=0.7)
         left.plot([], [], "o", color=colour, label=ARMS[arm].label)
     left.axvline(100 * ceiling, color="0.35", linewidth=1, linestyle=(0, (1, 1.5)))

@@ -64,13 +64,14 @@ def accuracy_by_read(model: Retriever, split: Split, num_pairs: int) -> dict[str
     }
 
 
-def accuracy_by_match(model: Retriever, split: Split, num_pairs: int) -> list[float]:
+def accuracy_by_match(model: Retriever, split: Split, num_pairs: int) -> list[float | None]:
     """The share of right answers by how well the asked pair matches the query of the last read.
 
     Pairs are ranked by the score of what was written after their digit, in the read at the letter.
 
     Returns:
-        Accuracy where the asked pair matches best, second, … K-th best: (K,).
+        Accuracy where the asked pair matches best, second, … K-th best, (K,); None where it never
+        does.
     """
     ranks: list[Tensor] = []
     last = 2 * num_pairs + 2
@@ -85,4 +86,5 @@ def accuracy_by_match(model: Retriever, split: Split, num_pairs: int) -> list[fl
     right = _answers(model, split.inputs, watched) == split.targets
     asked = split.inputs[:, : 2 * num_pairs : 2] == split.inputs[:, -1:]
     rank = (torch.cat(ranks) * asked).sum(1)
-    return [float(right[rank == place].double().mean()) for place in range(num_pairs)]
+    at = [right[rank == place].double() for place in range(num_pairs)]
+    return [float(of.mean()) if len(of) else None for of in at]
