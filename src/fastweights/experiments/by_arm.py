@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fastweights.experiments.base import Result, Unit
 from fastweights.training.config import ConfigError, nearest
 
-__all__ = ["finished", "units_of"]
+__all__ = ["check_arms", "check_distinct", "finished", "units_of"]
 
 
 class _Arm(Protocol):
@@ -33,11 +33,8 @@ def units_of(
     Raises:
         ConfigError: an arm is not known, or comes twice.
     """
-    for arm in config.arms:
-        if arm not in arms:
-            raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(arms))}")
-    if len(set(config.arms)) < len(config.arms):
-        raise ConfigError(f"arms must not repeat itself, got {list(config.arms)}")
+    check_arms(arms, config.arms)
+    check_distinct(config, "arms")
     return [
         Unit(
             name=f"{arm}-seed{seed}",
@@ -50,6 +47,29 @@ def units_of(
         for seed in range(config.first_seed, config.first_seed + seeds)
         for arm in config.arms
     ]
+
+
+def check_arms(known: Mapping[str, Any], arms: Sequence[str]) -> None:
+    """See that every arm is known.
+
+    Raises:
+        ConfigError: one is not; the message has the nearest name.
+    """
+    for arm in arms:
+        if arm not in known:
+            raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(known))}")
+
+
+def check_distinct(config: object, *keys: str) -> None:
+    """See that nothing comes twice under these keys of a configuration.
+
+    Raises:
+        ConfigError: something does.
+    """
+    for key in keys:
+        values = getattr(config, key)
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{key} must not repeat itself, got {list(values)}")
 
 
 def finished(results: Sequence[Result], arm: str) -> dict[int, dict[str, Any]]:

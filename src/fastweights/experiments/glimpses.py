@@ -77,8 +77,8 @@ class GlimpsesExperiment:
             notes=[
                 f"{60_000 - config.validation_size:,} / {config.validation_size:,} / 10,000 images "
                 f"to train, validate and test; {config.updates:,} updates of {config.batch_size}. "
-                "Settings and learning rates were chosen on validation images, errors are on "
-                "test images.",
+                "Settings were tried on validation images in a few short runs and are not tuned; "
+                "errors are on test images.",
                 "Published errors are second-hand (recalled from the paper's table 2); both kinds "
                 "of fast weights stand beside its one row. “agrees” if the published error lies "
                 f"within our 95 % interval widened by {TOLERANCE} points, otherwise “lower error” "

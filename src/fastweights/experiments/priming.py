@@ -89,14 +89,8 @@ class PrimingExperiment:
         assert unit.seed is not None
         torch.manual_seed(unit.seed)
         model = Recogniser(arm.build(config), config.bits, config.words)
-        schedule = Schedule(
-            updates=config.updates,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate * arm.rate,
-            warmup=config.warmup,
-            shape="cosine",
-            gradient_clip=config.gradient_clip,
-            evaluate_every=config.evaluate_every,
+        schedule = Schedule.of(
+            config, batch_size=config.batch_size, learning_rate=config.learning_rate * arm.rate
         )
         task = task_of(config, config.repeat if arm.repeats else 0.0)
         trained = train(

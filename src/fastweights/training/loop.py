@@ -24,6 +24,7 @@ __all__ = [
     "Data",
     "Samples",
     "Schedule",
+    "Settings",
     "accuracy",
     "read_metrics",
     "run_updates",
@@ -53,6 +54,19 @@ class Data(Protocol):
     def test(self) -> Samples: ...
 
 
+class Settings(Protocol):
+    """What the configuration of every experiment that trains says of it."""
+
+    @property
+    def updates(self) -> int: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def gradient_clip(self) -> float: ...
+    @property
+    def evaluate_every(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """How a network is trained.
@@ -79,6 +93,28 @@ class Schedule:
     gradient_clip: float
     evaluate_every: int
     weight_decay: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        shape: str = "cosine",
+    ) -> Schedule:
+        """A schedule with everything else as the settings have it."""
+        return cls(
+            updates=settings.updates,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup=settings.warmup,
+            shape=shape,
+            gradient_clip=settings.gradient_clip,
+            evaluate_every=settings.evaluate_every,
+            weight_decay=weight_decay,
+        )
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size", "evaluate_every"):

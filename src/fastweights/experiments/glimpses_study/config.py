@@ -15,7 +15,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclasses.dataclass(frozen=True)
 class GlimpsesConfig:
-    """Settings; chosen on validation images and on seeds below 300.
+    """Settings; tried on validation images and on seeds below 300, not tuned yet.
 
     ``data`` is the folder of MNIST's files; None is ``mnist`` in the folder that the environment
     variable FASTWEIGHTS_DATA names. Which training images are for validation is the same for every

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastweights.experiments.base import Unit
+from fastweights.experiments.by_arm import check_arms, check_distinct
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.networks import ARMS, Classifier
 from fastweights.nn import FastWeightsRNN
@@ -28,18 +29,14 @@ def units(config: GlimpsesConfig, seeds: int) -> list[Unit]:
     for order in config.orders:
         if order not in ORDERS:
             raise ConfigError(f"unknown order {order!r}: {nearest(order, list(ORDERS))}")
+    check_arms(ARMS, config.arms)
     for arm in config.arms:
-        if arm not in ARMS:
-            raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(ARMS))}")
         for order in config.orders:
             if order not in ARMS[arm].orders:
                 raise ConfigError(
                     f"arm {arm!r} takes the orders {', '.join(ARMS[arm].orders)}, got {order!r}"
                 )
-    for key in ("arms", "hidden_sizes", "orders"):
-        values = getattr(config, key)
-        if len(set(values)) < len(values):
-            raise ConfigError(f"{key} must not repeat itself, got {list(values)}")
+    check_distinct(config, "arms", "hidden_sizes", "orders")
     return [
         Unit(
             name=f"{arm}-r{size}-{order}-seed{seed}",
@@ -67,14 +64,10 @@ def run(
     torch.manual_seed(unit.seed)
     layer = arm.build(config, task.features, unit.options["hidden_size"], order)
     model = Classifier(layer)
-    schedule = Schedule(
-        updates=config.updates,
+    schedule = Schedule.of(
+        config,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate or arm.learning_rate,
-        warmup=config.warmup,
-        shape="cosine",
-        gradient_clip=config.gradient_clip,
-        evaluate_every=config.evaluate_every,
         weight_decay=config.weight_decay,
     )
     result = train(

@@ -62,14 +62,10 @@ def run(
     torch.manual_seed(seed)
     model = build(arm, len(text.alphabet), config).to(place)
     carried = CarriedState()
-    schedule = Schedule(
-        updates=config.updates,
+    schedule = Schedule.of(
+        config,
         batch_size=config.streams,
         learning_rate=config.learning_rate or arm.learning_rate,
-        warmup=config.warmup,
-        shape="cosine",
-        gradient_clip=config.gradient_clip,
-        evaluate_every=config.evaluate_every,
         weight_decay=config.weight_decay,
     )
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from fastweights.experiments.base import Unit
+from fastweights.experiments.by_arm import check_arms, check_distinct
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.networks import Arm, Retriever
 from fastweights.tasks import Splits, binding_free_ceiling
-from fastweights.training.config import ConfigError, nearest
+from fastweights.training.config import ConfigError
 from fastweights.training.loop import Schedule, train
 
 __all__ = ["run", "schedule_of", "units"]
@@ -24,13 +25,8 @@ def units(arms: Mapping[str, Arm], config: RetrievalConfig, seeds: int) -> list[
     Raises:
         ConfigError: the configuration is impossible.
     """
-    for arm in config.arms:
-        if arm not in arms:
-            raise ConfigError(f"unknown arm {arm!r}: {nearest(arm, list(arms))}")
-    for key in ("arms", "hidden_sizes"):
-        values = getattr(config, key)
-        if len(set(values)) < len(values):
-            raise ConfigError(f"{key} must not repeat itself, got {list(values)}")
+    check_arms(arms, config.arms)
+    check_distinct(config, "arms", "hidden_sizes")
     if config.batch_size > config.train_size:
         raise ConfigError(
             f"batch_size must be at most train_size = {config.train_size}, got {config.batch_size}"
@@ -54,14 +50,11 @@ def units(arms: Mapping[str, Arm], config: RetrievalConfig, seeds: int) -> list[
 
 def schedule_of(arm: Arm, config: RetrievalConfig) -> Schedule:
     """How a network is trained; what the configuration leaves open is the arm's."""
-    return Schedule(
-        updates=config.updates,
+    return Schedule.of(
+        config,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate or arm.learning_rate,
-        warmup=config.warmup,
         shape=config.schedule,
-        gradient_clip=config.gradient_clip,
-        evaluate_every=config.evaluate_every,
         weight_decay=(arm.weight_decay if config.weight_decay is None else config.weight_decay),
     )
 

@@ -85,14 +85,10 @@ def run(
     torch.manual_seed(seed)
     layer = arm.build(config, sum(task.fields))
     model = Answerer(layer, task.fields, task.num_classes).to(place)
-    schedule = Schedule(
-        updates=config.updates,
+    schedule = Schedule.of(
+        config,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate or arm.learning_rate,
-        warmup=config.warmup,
-        shape="cosine",
-        gradient_clip=config.gradient_clip,
-        evaluate_every=config.evaluate_every,
         weight_decay=config.weight_decay,
     )
 
