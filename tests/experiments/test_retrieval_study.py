@@ -21,6 +21,7 @@ from fastweights.experiments.retrieval_study.altered import (
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, best_of, difference, verdict
 from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
+from fastweights.experiments.retrieval_study.rivals import rivals_tables
 from fastweights.nn import FastWeightsRNN
 from fastweights.report.statistics import Interval
 from fastweights.training.config import ConfigError
@@ -122,6 +123,7 @@ def runs(**accuracies: list[float]) -> list[Result]:
                 "layer_parameters": 10,
                 "parameters": 20,
                 "seconds": 1.0,
+                "updates": 1,
             }
             found.append(Result(unit, result))
     return found
@@ -149,6 +151,38 @@ def test_verdicts_at_their_bounds() -> None:
     assert verdict(Interval(-0.1, -0.2, -0.021, 5)) == "negative"
     assert verdict(Interval(0.02, -0.01, 0.05, 5)) == "unclear"
     assert verdict(Interval(0.9, None, None, 1)) == "unclear"
+
+
+def rivals(results: list[Result]) -> list[list[str]]:
+    tables = rivals_tables(ARMS, "fast-weights", ("lstm", "gru"), (50,), results)
+    return [list(row) for table in tables for row in table.rows]
+
+
+def test_beside_a_rival_that_never_gets_there_fast_weights_win() -> None:
+    results = runs(fast_weights=[0.99, 0.95, 0.92], lstm=[0.5, 0.6])
+    assert rivals(results) == [
+        ["LSTM", "50", "42.0 [35.0, 49.0], win", "1 / never, win", "1.0 / never, win"]
+    ]
+
+
+def test_beside_a_quicker_rival_fast_weights_lose_and_beside_an_equal_one_they_tie() -> None:
+    results = runs(fast_weights=[0.95, 0.95], lstm=[0.99, 0.99], gru=[0.95, 0.96])
+    for result in results:
+        assert result.values is not None
+        if result.unit.arm == "fast-weights":
+            result.values["curve"][0]["update"] = 4
+        if result.unit.arm == "gru":
+            result.values["seconds"] = 8.0
+    assert rivals(results) == [
+        ["LSTM", "50", "-4.0 [-4.0, -4.0], lose", "4 / 1, lose", "4.0 / 1.0, lose"],
+        ["GRU", "50", "-0.5 [-1.0, 0.0], tie", "4 / 1, lose", "4.0 / 8.0, win"],
+    ]
+
+
+def test_beside_nobody_there_is_no_table_of_rivals() -> None:
+    assert rivals(runs(fast_weights=[0.9])) == []
+    both = rivals(runs(fast_weights=[0.4, 0.4], gru=[0.4, 0.9]))
+    assert both[0][3:] == ["never / never, neither", "never / never, neither"]
 
 
 def test_the_section_answers_what_it_can() -> None:

@@ -14,6 +14,7 @@ from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import learning_curves
 from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
+from fastweights.experiments.retrieval_study.rivals import rivals_tables
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import finished, tables_of
 from fastweights.nn.baselines import AttentionLSTM, LayerNormLSTM, irnn
@@ -52,7 +53,7 @@ def narrow() -> RetrievalConfig:
 
 def paper() -> RetrievalConfig:
     """Table 1, with a layer-norm LSTM and a GRU: R = 20, 50 and 100; hours."""
-    return RetrievalConfig(arms=TABLE_1, hidden_sizes=(20, 50, 100), updates=12_000)
+    return RetrievalConfig(arms=TABLE_1, hidden_sizes=(20, 50, 100), updates=5_000)
 
 
 def long() -> RetrievalConfig:
@@ -68,10 +69,11 @@ ARMS: Mapping[str, Arm] = {
     "layer-norm-rnn": Arm("layer-norm RNN", 5e-3, 0.1, fast_weights(memory="none")),
     "irnn": Arm("IRNN", 2.5e-3, 0.0, lambda c, i, h: irnn(i, h)),
     "lstm": Arm("LSTM", 2e-2, 0.0, lambda c, i, h: nn.LSTM(i, h)),
-    "gru": Arm("GRU", 1e-2, 0.0, lambda c, i, h: nn.GRU(i, h)),
+    "gru": Arm("GRU", 2e-2, 0.0, lambda c, i, h: nn.GRU(i, h)),
     "layer-norm-lstm": Arm("layer-norm LSTM", 1e-2, 0.0, lambda c, i, h: LayerNormLSTM(i, h)),
-    "attention-lstm": Arm("attention LSTM", 5e-3, 0.0, lambda c, i, h: AttentionLSTM(i, h)),
+    "attention-lstm": Arm("attention LSTM", 1e-2, 0.0, lambda c, i, h: AttentionLSTM(i, h)),
 }
+RIVALS = ("irnn", "lstm", "attention-lstm", "layer-norm-lstm", "gru")
 TABLE_1 = ("irnn", "lstm", "attention-lstm", "fast-weights", "layer-norm-lstm", "gru")
 
 
@@ -98,7 +100,10 @@ class Retrieval(RetrievalStudy):
                 "reach: a network that stops there has learned the values and not the binding."
             ),
             claims=_claims(config, results),
-            tables=tables_of(ARMS, config, results),
+            tables=[
+                *tables_of(ARMS, config, results),
+                *rivals_tables(ARMS, "fast-weights", RIVALS, config.hidden_sizes, results),
+            ],
             pictures=[
                 learning_curves(ARMS, config, results, size, ceiling, self.name)
                 for size in config.hidden_sizes

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.networks import Arm
+from fastweights.experiments.retrieval_study.tables import by_seed
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import Interval, mean_interval
 
@@ -37,16 +38,10 @@ def best_of(
     """Test accuracy by seed of the arm with the best mean validation accuracy, if any finished."""
     found: list[tuple[float, dict[int | None, float]]] = []
     for arm in arms:
-        values: dict[int | None, dict[str, float]] = {
-            r.unit.seed: r.values
-            for r in results
-            if r.unit.arm == arm and r.unit.options["hidden_size"] == size and r.values is not None
-        }
+        values = by_seed(arm, size, results)
         if values:
             mean = sum(v["validation_accuracy"] for v in values.values()) / len(values)
-            found.append(
-                (mean, {s: v["test_accuracy"] for s, v in values.items() if s is not None})
-            )
+            found.append((mean, {seed: v["test_accuracy"] for seed, v in values.items()}))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 

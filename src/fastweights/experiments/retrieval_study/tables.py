@@ -17,7 +17,7 @@ from fastweights.report.section import Table
 from fastweights.report.statistics import mean_interval
 from fastweights.training.loop import updates_to
 
-__all__ = ["finished", "tables_of"]
+__all__ = ["by_seed", "finished", "tables_of"]
 
 Cell = tuple[str, int]
 
@@ -31,6 +31,15 @@ def finished(results: Sequence[Result]) -> dict[Cell, list[dict[str, Any]]]:
         if result.values is not None:
             values.append(result.values)
     return cells
+
+
+def by_seed(arm: str, size: int, results: Sequence[Result]) -> dict[int | None, dict[str, Any]]:
+    """The values of the finished runs of one network."""
+    return {
+        r.unit.seed: r.values
+        for r in results
+        if r.unit.arm == arm and r.unit.options["hidden_size"] == size and r.values is not None
+    }
 
 
 def tables_of(
