@@ -53,7 +53,7 @@ def narrow() -> RetrievalConfig:
 
 def paper() -> RetrievalConfig:
     """Table 1, with a layer-norm LSTM and a GRU: R = 20, 50 and 100; hours."""
-    return RetrievalConfig(arms=TABLE_1, hidden_sizes=(20, 50, 100), updates=5_000)
+    return RetrievalConfig(arms=TABLE_1, hidden_sizes=(20, 50, 100))
 
 
 def long() -> RetrievalConfig:
