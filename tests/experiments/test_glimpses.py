@@ -17,7 +17,9 @@ from fastweights.experiments.glimpses_study import training
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.findings import PUBLISHED_ERRORS
 from fastweights.experiments.glimpses_study.networks import ARMS, Classifier, ConvNet, MultiLevel
+from fastweights.experiments.plan import Plan
 from fastweights.experiments.registry import find
+from fastweights.experiments.sweep import Sweep, prepare_sweep
 from fastweights.nn import FastWeightsRNN
 from fastweights.tasks import Mnist, MnistSplit
 from fastweights.tasks.glimpses import Glimpses
@@ -226,6 +228,19 @@ def test_the_section_shows_every_run_and_survives_failures(results: list[Result]
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EXPERIMENT.units(dataclasses.replace(CONFIG, **changes), 1)
+
+
+def test_data_that_will_not_do_is_refused_before_any_run(tmp_path: Path) -> None:
+    data = tmp_path / "mnist"
+    config = dataclasses.replace(CONFIG, data=str(data))
+    sweep = Sweep(Plan(EXPERIMENT, "quick", config, 1, tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"data: .*mnist holds neither train-images"):
+        prepare_sweep(sweep, resume=False)
+    data.mkdir()
+    (data / "train-images-idx3-ubyte").write_bytes(b"images")
+    with pytest.raises(ConfigError, match=r"data: .*train-images-idx3-ubyte is truncated"):
+        prepare_sweep(sweep, resume=False)
+    assert not sweep.base.folder.exists()
 
 
 def test_presets_can_be_run() -> None:

@@ -29,6 +29,8 @@ from fastweights.experiments.language_study.networks import (
     multiply_adds,
 )
 from fastweights.experiments.language_study.training import bits_per_character
+from fastweights.experiments.plan import Plan
+from fastweights.experiments.sweep import Sweep, prepare_sweep
 from fastweights.tasks import Alphabet
 from fastweights.training import loop
 from fastweights.training.config import ConfigError
@@ -331,6 +333,47 @@ def test_a_damaged_network(config: LanguageConfig, tmp_path: Path) -> None:
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Language().units(LanguageConfig(**changes), 1)
+
+
+def prepare(config: LanguageConfig, folder: Path) -> None:
+    prepare_sweep(Sweep(Plan(Language(), "quick", config, 1, folder)), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"text: there is no text file .*text\.txt"),
+        (b"", r"text: .*text\.txt must have at least 20 characters, got 0"),
+        (b"too short for all streams", "text: 3 streams in segments of 8 need a text of at least"),
+        (b"in Latin-1, fianc\xe9 and all that", "must be UTF-8, but byte 17 is 0xe9"),
+    ],
+)
+def test_a_text_that_will_not_do_is_refused_before_any_run(
+    config: LanguageConfig, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = Path(config.text or "")
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        prepare(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_text_is_not_tiny_shakespeare(
+    config: LanguageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(config, tmp_path / "fine")
+    place = tmp_path / "tinyshakespeare" / "input.txt"
+    place.parent.mkdir()
+    Path(config.text or "").rename(place)
+    monkeypatch.setenv("FASTWEIGHTS_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"text: .*input\.txt is not tiny Shakespeare"):
+        prepare(CONFIG, tmp_path / "run")
+    monkeypatch.delenv("FASTWEIGHTS_DATA")
+    with pytest.raises(ConfigError, match=r"text: .*FASTWEIGHTS_DATA"):
+        prepare(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_section_says_what_came_out() -> None:

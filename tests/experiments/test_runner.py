@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 
 from fastweights.experiments import runner
 from fastweights.experiments.base import Unit
-from fastweights.experiments.plan import Plan, as_text, load_plan, prepare, results_of
+from fastweights.experiments.plan import Plan, as_text, load_plan, results_of
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.runner import run_units
-from fastweights.experiments.sweep import load_sweep, seeds_in
+from fastweights.experiments.sweep import Sweep, load_sweep, prepare_sweep, seeds_in
 from fastweights.training.config import ConfigError, as_dict, with_overrides
 from fastweights.training.files import read_json
 from fastweights.training.pool import Tick
@@ -214,6 +214,10 @@ def plan_in(folder: Path, *more: str, seeds: int = 1) -> Plan:
 def run_plan(plan: Plan, tensorboard: bool = False, tick: Tick = lambda _: None) -> None:
     homes = [plan.unit_folder(unit) for unit in plan.units]
     run_units(homes, folder=plan.folder, workers=1, tensorboard=tensorboard, tick=tick)
+
+
+def prepare(plan: Plan, *, resume: bool) -> None:
+    prepare_sweep(Sweep(plan), resume=resume)
 
 
 def do(plan: Plan, *, resume: bool = False, tensorboard: bool = False) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fastweights.report.section import Section
 
-__all__ = ["Experiment", "Result", "Unit"]
+__all__ = ["Experiment", "ReadsFiles", "Result", "Unit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +73,15 @@ class Experiment(Protocol):
 
     def section(self, config: Any, results: Sequence[Result], folder: Path) -> Section:
         """Tables, figures and ledger rows from all results, the failed ones included."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """An experiment whose runs read files that do not come with the package."""
+
+    def check_files(self, config: Any) -> None:
+        """See that the files are there and whole, and large enough for the configuration.
+
+        Raises:
+            ConfigError: they are not; the message names the setting and the file.
+        """

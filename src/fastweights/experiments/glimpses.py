@@ -55,6 +55,9 @@ class GlimpsesExperiment:
     def units(self, config: GlimpsesConfig, seeds: int) -> list[Unit]:
         return training.units(config, seeds)
 
+    def check_files(self, config: GlimpsesConfig) -> None:
+        training.check_files(config)
+
     def run(
         self, config: GlimpsesConfig, unit: Unit, folder: Path, device: str, writer: Any
     ) -> dict[str, Any]:

@@ -46,6 +46,9 @@ class Language:
     def units(self, config: LanguageConfig, seeds: int) -> list[Unit]:
         return units_of(ARMS, config, seeds)
 
+    def check_files(self, config: LanguageConfig) -> None:
+        training.check_files(config)
+
     def run(
         self, config: LanguageConfig, unit: Unit, folder: Path, device: str, writer: Any
     ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastweights.experiments.base import Experiment, Result, Unit
+from fastweights.experiments.base import Experiment, ReadsFiles, Result, Unit
 from fastweights.experiments.registry import find
 from fastweights.training.config import ConfigError, as_dict, differences, from_dict
 from fastweights.training.files import is_temporary, read_json, write_json
@@ -23,7 +23,6 @@ __all__ = [
     "check",
     "describe",
     "load_plan",
-    "prepare",
     "read_plan",
     "results_of",
     "settle",
@@ -85,17 +84,19 @@ def as_text(value: Any) -> str:
 
 
 def check(plan: Plan) -> None:
-    """See that the plan's units can be made and told apart.
+    """See that the plan's units can be made and told apart, and find the files they read.
 
     Raises:
         ConfigError: there is nothing to run, or something twice, or the configuration is
-            impossible.
+            impossible, or a file is missing or damaged.
     """
     names = [unit.name for unit in plan.units]
     if not names:
         raise ConfigError("these settings leave nothing to run")
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ConfigError(f"these settings ask twice for the same run: {', '.join(twice)}")
+    if isinstance(plan.experiment, ReadsFiles):
+        plan.experiment.check_files(plan.config)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -107,19 +108,6 @@ def describe(plan: Plan) -> dict[str, Any]:
         "device": plan.device,
         "config": as_dict(plan.config),
     }
-
-
-def prepare(plan: Plan, *, resume: bool) -> None:
-    """Check the plan against its folder and write down what it is, before any work starts.
-
-    A run that goes on may add seeds to those it was started with; all else must be the same.
-
-    Raises:
-        ConfigError: there is nothing to run, or the folder holds something else, or it holds this
-            run and ``resume`` is off.
-    """
-    check(plan)
-    settle(plan.folder / RUN, describe(plan), resume=resume)
 
 
 def settle(path: Path, now: dict[str, Any], *, resume: bool) -> None:

@@ -21,7 +21,6 @@ from fastweights.experiments.plan import (
     check,
     describe,
     load_plan,
-    prepare,
     read_plan,
     settle,
 )
@@ -168,8 +167,9 @@ def prepare_sweep(sweep: Sweep, *, resume: bool) -> None:
     """Check every cell and the folders, and write down what they are, before any work starts.
 
     Raises:
-        ConfigError: see :func:`~fastweights.experiments.plan.prepare`; nothing has been written
-            if a cell is impossible.
+        ConfigError: a cell is impossible or a file that it reads is missing, and nothing has been
+            written; or a folder holds something else, or this and ``resume`` is off. A run that
+            goes on may add seeds to those it was started with; all else must be the same.
     """
     for cell in sweep.cells:
         check(cell.plan)
@@ -177,7 +177,7 @@ def prepare_sweep(sweep: Sweep, *, resume: bool) -> None:
         now = {**describe(sweep.base), "grid": sweep.grid}
         settle(sweep.base.folder / SWEEP, now, resume=resume)
     for cell in sweep.cells:
-        prepare(cell.plan, resume=resume)
+        settle(cell.plan.folder / RUN, describe(cell.plan), resume=resume)
 
 
 def load_sweep(folder: Path) -> Sweep:

@@ -12,12 +12,12 @@ from fastweights.experiments.by_arm import check_arms, check_distinct
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.networks import ARMS, Classifier
 from fastweights.nn import FastWeightsRNN
-from fastweights.tasks import load_mnist
+from fastweights.tasks import Mnist, load_mnist
 from fastweights.tasks.glimpses import ORDERS, Glimpses, GlimpseSplit
 from fastweights.training.config import ConfigError, nearest
 from fastweights.training.loop import Schedule, train
 
-__all__ = ["attention_shares", "run", "units"]
+__all__ = ["attention_shares", "check_files", "run", "units"]
 
 
 def units(config: GlimpsesConfig, seeds: int) -> list[Unit]:
@@ -53,6 +53,22 @@ def units(config: GlimpsesConfig, seeds: int) -> list[Unit]:
     ]
 
 
+def check_files(config: GlimpsesConfig) -> None:
+    """See that the folder holds MNIST.
+
+    Raises:
+        ConfigError: a file is missing or is not the original one.
+    """
+    try:
+        _read(config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data: {error}") from None
+
+
+def _read(config: GlimpsesConfig) -> Mnist:
+    return load_mnist(config.data, validation_size=config.validation_size)
+
+
 def run(
     config: GlimpsesConfig, unit: Unit, folder: Path, device: str, writer: Any
 ) -> dict[str, Any]:
@@ -60,7 +76,7 @@ def run(
     assert unit.seed is not None
     arm, order = ARMS[unit.arm], unit.options["order"]
     task = Glimpses(order, config.places)
-    data = task.build(load_mnist(config.data, validation_size=config.validation_size), unit.seed)
+    data = task.build(_read(config), unit.seed)
     torch.manual_seed(unit.seed)
     layer = arm.build(config, task.features, unit.options["hidden_size"], order)
     model = Classifier(layer)

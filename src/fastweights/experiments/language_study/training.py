@@ -13,11 +13,29 @@ from torch.nn import functional as F
 from fastweights.experiments.base import Unit
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS, build, multiply_adds
-from fastweights.tasks import TextStreams, load_text
+from fastweights.tasks import Text, TextStreams, load_text
+from fastweights.training.config import ConfigError
 from fastweights.training.loop import Schedule, run_updates
 from fastweights.training.recurrent import CarriedState
 
-__all__ = ["bits_per_character", "run"]
+__all__ = ["bits_per_character", "check_files", "run"]
+
+
+def check_files(config: LanguageConfig) -> None:
+    """See that the text can be read, and cut into as many streams as are wanted.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        _read(config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"text: {error}") from None
+
+
+def _read(config: LanguageConfig) -> tuple[Text, TextStreams]:
+    text = load_text(config.text)
+    return text, TextStreams(text.train, config.streams, config.segment)
 
 
 def bits_per_character(
@@ -55,8 +73,7 @@ def run(
     config: LanguageConfig, unit: Unit, folder: Path, device: str, writer: Any
 ) -> dict[str, Any]:
     """Train one network by truncated back-propagation with its state carried over, and test it."""
-    text = load_text(config.text)
-    streams = TextStreams(text.train, config.streams, config.segment)
+    text, streams = _read(config)
     arm, place, seed = ARMS[unit.arm], torch.device(device), unit.seed
     assert seed is not None
     torch.manual_seed(seed)
