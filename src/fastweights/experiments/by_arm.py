@@ -1,14 +1,23 @@
-"""Experiments that run every arm with every seed: their units, and what came out by seed."""
+"""Experiments that run every arm with every seed: their units, and their results as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastweights.experiments.base import Result, Unit
+from fastweights.report.section import Table
 from fastweights.training.config import ConfigError, nearest
 
-__all__ = ["check_arms", "check_distinct", "finished", "units_of"]
+__all__ = [
+    "arm_rows",
+    "check_arms",
+    "check_distinct",
+    "finished",
+    "mean_seconds",
+    "seed_table",
+    "units_of",
+]
 
 
 class _Arm(Protocol):
@@ -79,3 +88,59 @@ def finished(results: Sequence[Result], arm: str) -> dict[int, dict[str, Any]]:
         for result in results
         if result.unit.arm == arm and result.values is not None and result.unit.seed is not None
     }
+
+
+def arm_rows(
+    known: Mapping[str, _Arm],
+    arms: Sequence[str],
+    results: Sequence[Result],
+    cells: Callable[[Sequence[dict[str, Any]]], Sequence[str]],
+    width: int,
+) -> list[list[str]]:
+    """Rows of a table, one for each arm: its label, how many of its runs finished, and what came
+    out.
+
+    Args:
+        known: all arms.
+        arms: those of the table.
+        results: of every run.
+        cells: from the values of an arm's finished runs, of which there is at least one.
+        width: how many cells.
+    """
+    rows = []
+    for arm in arms:
+        values = list(finished(results, arm).values())
+        started = sum(result.unit.arm == arm for result in results)
+        found = cells(values) if values else ["failed", *["–"] * (width - 1)]
+        rows.append([known[arm].label, f"{len(values)}/{started}", *found])
+    return rows
+
+
+def mean_seconds(values: Sequence[Mapping[str, Any]]) -> str:
+    """How long the runs took."""
+    return f"{sum(v['seconds'] for v in values) / len(values):.0f}"
+
+
+def seed_table(
+    results: Sequence[Result],
+    caption: str,
+    scores: Callable[[dict[str, Any]], tuple[str, str]],
+    unit: str = "",
+) -> Table:
+    """A row for every run.
+
+    Args:
+        results: of every run.
+        caption: of the table.
+        scores: on validation and on test data, from the values of a run.
+        unit: of the scores, for the heads of their columns.
+    """
+    rows = []
+    for result in results:
+        if result.values is None:
+            found = ["failed", result.failure or "did not finish", "–"]
+        else:
+            found = [*scores(result.values), mean_seconds([result.values])]
+        rows.append([result.unit.label, str(result.unit.seed), *found])
+    columns = ("run", "seed", f"validation{unit}", f"test{unit}", "seconds")
+    return Table(caption=caption, columns=columns, rows=rows)

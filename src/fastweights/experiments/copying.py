@@ -7,32 +7,18 @@ from types import MappingProxyType
 from typing import Any
 
 from fastweights.experiments.sequence_study.config import CopyingConfig
-from fastweights.experiments.sequence_study.experiment import SequenceStudy
-from fastweights.experiments.sequence_study.networks import ARMS
+from fastweights.experiments.sequence_study.experiment import FULL, SequenceStudy
 
 __all__ = ["Copying"]
 
 
-def quick() -> CopyingConfig:
-    """Up to six symbols, up to three times; minutes on two cores."""
-    return CopyingConfig()
-
-
 def full() -> CopyingConfig:
     """Every decay, up to ten symbols, up to five times; hours."""
-    return CopyingConfig(
-        arms=tuple(ARMS),
-        train_length=10,
-        test_length=20,
-        max_repeats=5,
-        hidden_size=100,
-        updates=40_000,
-        evaluate_every=1_000,
-    )
+    return CopyingConfig(**FULL, max_repeats=5)
 
 
 class Copying(SequenceStudy):
-    """The experiment."""
+    """The experiment; ``quick``, up to six symbols and three times, takes minutes."""
 
     name = "copying"
     title = "Repeated copying"
@@ -41,5 +27,6 @@ class Copying(SequenceStudy):
         "A sequence of symbols and a number; then the network gives the sequence back that many "
         "times and says when it is done."
     )
-    presets: Mapping[str, Callable[[], Any]] = MappingProxyType({"quick": quick, "full": full})
-    seeds: Mapping[str, int] = MappingProxyType({"quick": 5, "full": 5})
+    presets: Mapping[str, Callable[[], Any]] = MappingProxyType(
+        {"quick": CopyingConfig, "full": full}
+    )

@@ -7,32 +7,18 @@ from types import MappingProxyType
 from typing import Any
 
 from fastweights.experiments.sequence_study.config import SortingConfig
-from fastweights.experiments.sequence_study.experiment import SequenceStudy
-from fastweights.experiments.sequence_study.networks import ARMS
+from fastweights.experiments.sequence_study.experiment import FULL, SequenceStudy
 
 __all__ = ["Sorting"]
 
 
-def quick() -> SortingConfig:
-    """Up to six symbols, sixteen priorities; minutes on two cores."""
-    return SortingConfig()
-
-
 def full() -> SortingConfig:
     """Every decay, up to ten symbols and thirty-two priorities; hours."""
-    return SortingConfig(
-        arms=tuple(ARMS),
-        train_length=10,
-        test_length=20,
-        num_levels=32,
-        hidden_size=100,
-        updates=40_000,
-        evaluate_every=1_000,
-    )
+    return SortingConfig(**FULL, num_levels=32)
 
 
 class Sorting(SequenceStudy):
-    """The experiment."""
+    """The experiment; ``quick``, up to six symbols and sixteen priorities, takes minutes."""
 
     name = "sorting"
     title = "Sorting by priority"
@@ -41,5 +27,6 @@ class Sorting(SequenceStudy):
         "A sequence of symbols, each with a priority; then the network is asked as often as there "
         "are symbols, and answers with them from the highest priority down."
     )
-    presets: Mapping[str, Callable[[], Any]] = MappingProxyType({"quick": quick, "full": full})
-    seeds: Mapping[str, int] = MappingProxyType({"quick": 5, "full": 5})
+    presets: Mapping[str, Callable[[], Any]] = MappingProxyType(
+        {"quick": SortingConfig, "full": full}
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastweights.experiments.base import Result
+from fastweights.experiments.by_arm import mean_seconds, seed_table
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.networks import ARMS
 from fastweights.experiments.other_uses.shared import QUALITATIVE, ledger_row
@@ -116,7 +117,7 @@ def tables(config: GlimpsesConfig, results: Sequence[Result]) -> list[Table]:
                 mean_interval([error for _, error in validated[cell]]).text(),
                 f"{values[0]['parameters']:,}",
                 f"{values[0]['learning_rate']:g}",
-                f"{sum(v['seconds'] for v in values) / len(values):.0f}",
+                mean_seconds(values),
             ]
         else:
             row += ["failed", *["–"] * 4]
@@ -138,11 +139,7 @@ def tables(config: GlimpsesConfig, results: Sequence[Result]) -> list[Table]:
             ),
             rows=rows,
         ),
-        Table(
-            caption="Every run.",
-            columns=("run", "seed", "validation error %", "test error %", "seconds"),
-            rows=[_run(result) for result in results],
-        ),
+        seed_table(results, "Every run.", _scores, unit=" error %"),
     ]
 
 
@@ -150,12 +147,6 @@ def _options(cell: tuple[str, int, str]) -> dict[str, Any]:
     return {"hidden_size": cell[1], "order": cell[2]}
 
 
-def _run(result: Result) -> list[str]:
-    name = [result.unit.label, str(result.unit.seed)]
-    if result.values is None:
-        return [*name, "failed", result.failure or "did not finish", "–"]
-    return [
-        *name,
-        *(f"{100 * (1 - result.values[f'{s}_accuracy']):.2f}" for s in ("validation", "test")),
-        f"{result.values['seconds']:.0f}",
-    ]
+def _scores(values: dict[str, Any]) -> tuple[str, str]:
+    validated, tested = (100 * (1 - values[f"{s}_accuracy"]) for s in ("validation", "test"))
+    return f"{validated:.2f}", f"{tested:.2f}"

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.other_uses.shared import VERDICT_RULE
 from fastweights.experiments.sequence_study import training
 from fastweights.experiments.sequence_study.config import CopyingConfig, SortingConfig
+from fastweights.experiments.sequence_study.networks import ARMS
 from fastweights.experiments.sequence_study.pictures import accuracy_by_length, learning_curves
 from fastweights.experiments.sequence_study.tables import claims, tables_of
 from fastweights.report.section import Section
 
-__all__ = ["SequenceStudy"]
+__all__ = ["FULL", "SequenceStudy"]
+
+
+# What the presets "full" share: every decay, longer sequences; hours.
+FULL: Mapping[str, Any] = MappingProxyType(
+    {
+        "arms": tuple(ARMS),
+        "train_length": 10,
+        "test_length": 20,
+        "hidden_size": 100,
+        "updates": 40_000,
+        "evaluate_every": 1_000,
+    }
+)
 
 
 class SequenceStudy:
-    """An experiment, but for its presets.
+    """An experiment, but for its task and its words.
 
     Attributes:
         name: on the command line.
         title: in reports.
+        summary: one line for ``fastweights list``.
         intro: what the task is, for reports.
+        presets: named functions, each returning a configuration.
+        seeds: how many seeds each preset runs by default.
     """
 
     name: str
     title: str
+    summary: str
     intro: str
+    presets: Mapping[str, Callable[[], Any]]
+    seeds: Mapping[str, int] = MappingProxyType({"quick": 5, "full": 5})
 
     def units(self, config: SortingConfig | CopyingConfig, seeds: int) -> list[Unit]:
         return training.units(config.task(), config, seeds)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastweights.experiments.base import Result
-from fastweights.experiments.by_arm import finished
+from fastweights.experiments.by_arm import arm_rows, finished, mean_seconds, seed_table
 from fastweights.experiments.other_uses.shared import judge
 from fastweights.experiments.sequence_study.config import SequenceConfig
 from fastweights.experiments.sequence_study.networks import ARMS
@@ -25,70 +25,36 @@ def at_length(values: dict[str, Any], measure: str, length: int) -> float:
 
 def tables_of(config: SequenceConfig, results: Sequence[Result]) -> list[Table]:
     """What came out for every network, at the lengths of the training and beyond; every run."""
-    return [_summary_table(config, results), _seed_table(config, results)]
-
-
-def _lengths(config: SequenceConfig) -> tuple[int, ...]:
     between = (config.train_length + config.test_length) // 2
-    return tuple(dict.fromkeys((config.train_length, between, config.test_length)))
+    lengths = tuple(dict.fromkeys((config.train_length, between, config.test_length)))
+    measures = {"symbols": "test_accuracy", "sequences": "test_sequences"}
 
+    def cells(values: Sequence[dict[str, Any]]) -> list[str]:
+        shares = [
+            mean_interval([at_length(v, measure, length) for v in values]).text(1, 100)
+            for measure in measures.values()
+            for length in lengths
+        ]
+        return [*shares, f"{values[0]['parameters']:,}", mean_seconds(values)]
 
-def _summary_table(config: SequenceConfig, results: Sequence[Result]) -> Table:
-    lengths, rows = _lengths(config), []
-    for arm in config.arms:
-        values = list(finished(results, arm).values())
-        started = sum(result.unit.arm == arm for result in results)
-        row = [ARMS[arm].label, f"{len(values)}/{started}"]
-        if values:
-            row += [
-                mean_interval([at_length(v, measure, length) for v in values]).text(1, 100)
-                for measure in ("test_accuracy", "test_sequences")
-                for length in lengths
-            ]
-            row += [
-                f"{values[0]['parameters']:,}",
-                f"{sum(v['seconds'] for v in values) / len(values):.0f}",
-            ]
-        else:
-            row += ["failed", *["–"] * (2 * len(lengths) + 1)]
-        rows.append(row)
-    return Table(
+    def scores(values: dict[str, Any]) -> tuple[str, str]:
+        tested = at_length(values, "test_accuracy", config.train_length)
+        return f"{100 * values['validation_accuracy']:.2f}", f"{100 * tested:.2f}"
+
+    heads = [f"{what}, n = {length}" for what in measures for length in lengths]
+    columns = (*heads, "parameters", "seconds")
+    summary = Table(
         caption=(
             f"Test data, in per cent: symbols answered rightly at n = "
             f"{', '.join(map(str, lengths))}, and sequences without a mistake; training ends at "
             f"n = {config.train_length}. Mean over seeds with its 95 % bootstrap interval; mean "
             "seconds of training on one thread beside the other workers."
         ),
-        columns=(
-            "network",
-            "seeds",
-            *(f"symbols, n = {length}" for length in lengths),
-            *(f"sequences, n = {length}" for length in lengths),
-            "parameters",
-            "seconds",
-        ),
-        rows=rows,
+        columns=("network", "seeds", *columns),
+        rows=arm_rows(ARMS, config.arms, results, cells, len(columns)),
     )
-
-
-def _seed_table(config: SequenceConfig, results: Sequence[Result]) -> Table:
-    rows = []
-    for result in results:
-        row = [result.unit.label, str(result.unit.seed)]
-        if (values := result.values) is None:
-            row += ["failed", result.failure or "did not finish", "–"]
-        else:
-            row += [
-                f"{100 * values['validation_accuracy']:.2f}",
-                f"{100 * at_length(values, 'test_accuracy', config.train_length):.2f}",
-                f"{values['seconds']:.0f}",
-            ]
-        rows.append(row)
-    return Table(
-        caption=f"Every run: symbols answered rightly at n = {config.train_length}, per cent.",
-        columns=("run", "seed", "validation", "test", "seconds"),
-        rows=rows,
-    )
+    caption = f"Every run: symbols answered rightly at n = {config.train_length}, per cent."
+    return [summary, seed_table(results, caption, scores)]
 
 
 def claims(config: SequenceConfig, results: Sequence[Result], what: str) -> list[Claim]:
