@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastweights.decay import Decay
@@ -127,11 +126,8 @@ def run(
     )
     history = None
     if hebbian:
-        if past is None:
-            history = functional.pad(output, (0, 0, 0, 0, 1, 0))  # h(0) = 0 was written too
-        else:
-            history = torch.cat([past, output])
-        history = history[: carried + length]
+        written = drive.new_zeros(1, batch, width) if past is None else past  # h(0) = 0 too
+        history = torch.cat([written, output[:-1]])
         if options.detach_writes:
             history = history.detach()
         history = trimmed(right_aligned(history, length, lengths), decay)

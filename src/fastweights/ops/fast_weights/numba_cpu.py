@@ -240,10 +240,8 @@ def _backward(
         output, queries, centred, doutput,
     )  # fmt: skip
     of_rates = weight.new_zeros(blocks * drates[:1].numel(), lanes)
-    of_gain, of_bias = (
-        weight.new_zeros(blocks, width, lanes),
-        weight.new_zeros(blocks, width, lanes),
-    )
+    of_norm = weight.new_zeros(2, blocks, width, lanes)
+    of_gain, of_bias = of_norm.unbind(0)
     dread, asked = weight.new_empty(2, inner_steps * is_static, length, batch, width).unbind(0)
     taken = (ddrive, dpast, hidden, of_rates, of_gain, of_bias, dread, asked)
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
