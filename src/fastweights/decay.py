@@ -110,7 +110,7 @@ class Decay(nn.Module):
         """What is left at step ``now`` of each matrix as it was at step ``since`` (≤ now).
 
         Returns:
-            Numbers in [0, 1], one per matrix in a last dimension: shape (*, components).
+            Numbers in [0, 1], one per matrix in a last dimension: shape (…, components).
 
         Raises:
             TypeError: the decay is not recurrent.
@@ -181,7 +181,7 @@ class Exponential(Decay):
 
     @property
     def rate(self) -> Tensor | float:
-        """λ: a tensor that carries gradients when learnable, otherwise a float."""
+        """λ, a tensor that carries gradients when learnable, otherwise a float."""
         return torch.sigmoid(self.logit_rate) if self.learnable else self._rate
 
     def _at(self, ages: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ class _WithExponent(Decay):
 
     @property
     def exponent(self) -> Tensor | float:
-        """γ: a tensor that carries gradients when learnable, otherwise a float."""
+        """γ, a tensor that carries gradients when learnable, otherwise a float."""
         if not self.learnable:
             return self._exponent
         # e^±80 is positive and finite in float32: an infinite γ would make r(0) = 1^−γ a NaN
@@ -322,7 +322,7 @@ class PowerLaw(_WithExponent):
         horizon the sum falls off faster than the power law.
 
         Args:
-            tolerance: largest |sum − r| / r at the ages 0 … horizon, in (0, 1).
+            tolerance: largest ``|sum − r| / r`` at the ages 0 … horizon, in (0, 1).
             horizon: the largest age that matters, at least 1.
 
         Raises:

@@ -114,7 +114,7 @@ class Glimpses:
 
     @property
     def features(self) -> int:
-        """Numbers of a glimpse: 49 pixels, with ``places`` 20 more."""
+        """Numbers of a glimpse, 49 pixels and with ``places`` 20 more."""
         return PIXELS + PLACES * self.places
 
     def build(self, data: Mnist, seed: int) -> GlimpseSplits:

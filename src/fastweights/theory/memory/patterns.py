@@ -68,11 +68,11 @@ class Patterns:
 
     @property
     def synapses(self) -> int:
-        """How many entries the memory has: N, or H² for outer products."""
+        """How many entries the memory has, N, or H² for outer products."""
         return self.size if self.kind in ("signs", "normal") else self.size**2
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Vectors of independent memories, shape (*shape, size)."""
+        """Vectors of independent memories, shape ``(*shape, size)``."""
         full = (*shape, self.size)
         if self.kind not in ("normal", "outer rectified"):
             return 2 * rng.integers(0, 2, full, dtype=np.int8).astype(np.float64) - 1

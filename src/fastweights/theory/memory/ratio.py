@@ -37,8 +37,8 @@ Array = NDArray[np.float64]
 def weights(decay: Decay, ages: npt.ArrayLike, memories: int | None = None) -> Array:
     """What is left of memories of these ages, when ``memories`` have been written.
 
-    A decay by the clock (`StepIndexed`) needs to know how many: memory s of T has the age T − s,
-    and T is the step at which all of them are looked at.
+    A decay by the clock (`fastweights.decay.StepIndexed`) needs to know how many: memory s of T has
+    the age T − s, and T is the step at which all of them are looked at.
 
     Args:
         decay: how memories fade.

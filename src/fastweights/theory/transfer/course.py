@@ -89,7 +89,8 @@ class Course:
         sweeps: how many, from 1, (times,).
         removed: measured fraction of the retrained items' error that is gone, (times,).
         ratio: measured cumulative ratio of improvements, one per time.
-        expected_removed, expected_ratio: the same by the formulas, for the same inputs, (times,).
+        expected_removed: the same by the formulas, for the same inputs, (times,).
+        expected_ratio: likewise, (times,).
     """
 
     sweeps: NDArray[np.int64]

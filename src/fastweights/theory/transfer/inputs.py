@@ -45,7 +45,7 @@ class RandomInputs:
 
     @property
     def mean_share(self) -> float:
-        """κ = μ_1² / μ_2: how much of a vector's length its mean makes; p or 0."""
+        """κ = μ_1² / μ_2, how much of a vector's length its mean makes; p or 0."""
         return self.mean**2 / self.mean_square
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -55,7 +55,7 @@ def expected_cosine(cosine: float) -> float:
 
 
 def pair_ratio(inputs: RandomInputs, n: int) -> float:
-    """Expected ratio of improvements E[c²] = E[(a·b)² / (|a|²|b|²)] for random pairs, exactly.
+    """Expected ratio of improvements E[c²] = E[(a·b)² / (a·a b·b)] for random pairs, exactly.
 
     Given how many components n_a and n_b are not 0, how many they share is hypergeometric, with
     mean n_a n_b / n. Signs make (a·b)² equal that mean on average (ternary); without signs its

@@ -38,7 +38,7 @@ class Series:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Series:
-        """From the plain lists that `dataclasses.asdict` and JSON make of a series.
+        """From the plain lists that ``dataclasses.asdict`` and JSON make of a series.
 
         Example:
             >>> series = Series((1.0,), (Estimate(0.5, 0.1, 9),))
