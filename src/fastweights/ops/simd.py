@@ -17,6 +17,7 @@ import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
+from numba.np import arrayobj
 
 __all__ = [
     "LANES",
@@ -69,23 +70,27 @@ def _address(context: Any, builder: Any, kind: types.Array, array: Any, index: A
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
-@numba.njit(inline="always")
-def array_at(address: int, like: Any, shape: Any) -> Any:
+@intrinsic
+def array_at(typing: Any, address: Any, like: Any, shape: Any) -> Any:
     """The contiguous array of this shape whose first number is at ``address``, in like's dtype.
 
-    For a kernel that gets many tensors: an address costs a tenth of a NumPy view.
+    For a kernel that gets many tensors: an address costs a tenth of a NumPy view. Nobody counts
+    references to it.
     """
-    return numba.carray(_pointer(address, like), shape)
-
-
-@intrinsic
-def _pointer(typing: Any, address: Any, like: Any) -> Any:
-    kind = types.CPointer(like.dtype)
+    kind = types.Array(like.dtype, len(shape), "C")
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(kind))
+        array = arrayobj.make_array(kind)(context, builder)
+        lengths = cgutils.unpack_tuple(builder, args[2], len(shape))
+        itemsize = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
+        steps = [itemsize]
+        for length in lengths[:0:-1]:
+            steps.insert(0, builder.mul(steps[0], length))
+        data = builder.inttoptr(args[0], array.data.type)
+        arrayobj.populate_array(array, data, lengths, steps, itemsize, None)
+        return array._getvalue()
 
-    return kind(types.intp, like), generate
+    return kind(types.intp, like, shape), generate
 
 
 @intrinsic

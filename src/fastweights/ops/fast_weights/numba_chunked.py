@@ -14,11 +14,7 @@ from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights.attention_op import (
-    AFTER_READ,
-    DETACH,
-    NORM,
-    NORM_PRELIMINARY,
-    PREVIOUS,
+    LEARNED,
     flags_of,
     last_of,
     no_second_derivative,
@@ -26,10 +22,12 @@ from fastweights.ops.fast_weights.attention_op import (
     past_the_end,
 )
 from fastweights.ops.fast_weights.numba_cpu import (
-    array,
-    for_each_block,
+    LIKE,
+    address,
     lanes_for,
     needs_output,
+    plain,
+    share_out,
     why_not_here,
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
@@ -85,9 +83,8 @@ def chunked_form(
     ends = torch.full((batch,), length) if lengths is None else lengths
     inputs = (drive, state.hidden, weights.recurrent, writes, fades, gain, norm_bias, start)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    output, final, *_ = _forward(
-        *inputs, ends, options.inner_steps, options.norm_eps, flags_of(options), keep
-    )
+    flags = flags_of(options) | LEARNED * (writes.requires_grad or fades.requires_grad)
+    output, final, *_ = _forward(*inputs, ends, options.inner_steps, options.norm_eps, flags, keep)
     hidden = output[-1]
     if ended is not None:
         hidden = last_of(state.hidden, output, ends)
@@ -140,35 +137,29 @@ def _forward(
     from fastweights.ops.fast_weights import numba_chunked_kernels
 
     length, batch, width = drive.shape
+    components, chunk = writes.shape
     lanes = lanes_for(drive)
     output = drive.new_empty(length, batch, width)
     final = torch.empty_like(start, memory_format=torch.contiguous_format)
     shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
-    saved = [drive.new_empty(_size(shape)) for shape in shapes]
-    arrays = (
-        array(drive, drive),
-        array(weight, drive),
-        array(norm_weight, drive, width),
-        array(norm_bias, drive, width),
-        array(writes.sum(0)[None, :, None], drive),
-        array(writes, drive),
-        array(fades, drive),
-        array(ends, drive),
-        array(hidden, drive),
-        array(start, drive),
-        output.numpy(),
-        final.numpy(),
-        *(tensor.view(shape).numpy() for tensor, shape in zip(saved, shapes, strict=True)),
+    queries, centred, states = (drive.new_empty(_size(shape)) for shape in shapes)
+    given = plain(
+        drive, weight, norm_weight, norm_bias, writes.sum(0), writes, fades, hidden, start
     )
+    sizes = (length, batch, width, components, chunk)
+    addresses = tuple(map(address, (*given, output, final, queries, centred, states)))
+    last = ends.contiguous().numpy()
+    norms = norms_of(inner_steps, flags)
+    parts = numba_chunked_kernels.forward_parts(width, components, chunk, inner_steps, norms)
 
-    def work(block: int) -> None:
+    def work(first: int, stride: int) -> None:
+        scratch = [drive.new_empty(rows * lanes) for rows in parts]
         numba_chunked_kernels.forward(
-            block, lanes, bool(flags & NORM), bool(flags & NORM_PRELIMINARY),
-            bool(flags & PREVIOUS), bool(flags & AFTER_READ), keep, norm_eps, inner_steps, *arrays,
+            first, stride, lanes, sizes, parts, inner_steps, flags, keep, norm_eps,
+            LIKE[drive.dtype], last, addresses, tuple(map(address, scratch)),
         )  # fmt: skip
 
-    for_each_block(-(-batch // lanes), work)
-    queries, centred, states = saved
+    share_out(-(-batch // lanes), work)
     return output, final, queries, centred, states
 
 
@@ -208,52 +199,44 @@ def _backward(
     """Gradients of drive, hidden, weight, writes, fades, norm_weight, norm_bias and start."""
     from fastweights.ops.fast_weights import numba_chunked_kernels
 
-    batch, width = hidden.shape
+    length, batch, width = doutput.shape
     components, chunk = writes.shape
     lanes = lanes_for(hidden)
     blocks = -(-batch // lanes)
-    ddrive, before = hidden.new_empty(doutput.shape), hidden.new_empty(doutput.shape)
+    learned = int(bool(flags & LEARNED))
+    ddrive, earlier = hidden.new_empty(doutput.shape), hidden.new_empty(doutput.shape)
     dhidden, dstart = hidden.new_empty(hidden.shape), hidden.new_empty(dfinal.shape)
-    drates = hidden.new_zeros(blocks, chunk * lanes)
-    dwrites = hidden.new_zeros(blocks, components, chunk * lanes)
-    dfades = hidden.new_zeros(blocks, components, (chunk + 1) * lanes)
-    dgain, dbias = hidden.new_zeros(2, blocks, width * lanes).unbind(0)
-    shapes = _kept_shapes(ddrive, writes, inner_steps, flags, True)
-    kept = zip((queries, centred, states), shapes, strict=True)
-    arrays = (
-        array(weight.t(), hidden),
-        array(norm_weight, hidden, width),
-        array(norm_bias, hidden, width),
-        array(writes.sum(0)[None, :, None], hidden),
-        array(writes, hidden),
-        array(fades, hidden),
-        array(ends, hidden),
-        array(hidden, hidden),
-        array(output, hidden, 0, 0, 0),
-        *(array(tensor.view(shape), hidden) for tensor, shape in kept),
-        array(doutput, hidden),
-        array((dfinal + dfinal.mT) / 2, hidden),
-        *(x.numpy() for x in (ddrive, dhidden, dstart, drates, dwrites, dfades, dgain, dbias)),
-        before.numpy(),
-    )
+    drates = hidden.new_zeros(blocks, learned, chunk, lanes)
+    dwrites = hidden.new_zeros(blocks, learned * components, chunk, lanes)
+    dfades = hidden.new_zeros(blocks, learned * components, chunk + 1, lanes)
+    dgain, dbias = hidden.new_zeros(2, blocks, width, lanes).unbind(0)
+    given = plain(
+        weight.t(), norm_weight, norm_bias, writes.sum(0), writes, fades, hidden, output, queries,
+        centred, states, doutput, (dfinal + dfinal.mT) / 2,
+    )  # fmt: skip
+    taken = (ddrive, dhidden, dstart, drates, dwrites, dfades, dgain, dbias, earlier)
+    sizes = (length, batch, width, components, chunk)
+    addresses = tuple(map(address, (*given, *taken)))
+    last = ends.contiguous().numpy()
+    norms = norms_of(inner_steps, flags)
+    parts = numba_chunked_kernels.backward_parts(width, components, chunk, inner_steps, norms)
 
-    def work(block: int) -> None:
+    def work(first: int, stride: int) -> None:
+        scratch = [hidden.new_empty(rows * lanes) for rows in parts]
         numba_chunked_kernels.backward(
-            block, lanes, bool(flags & NORM), bool(flags & NORM_PRELIMINARY),
-            bool(flags & PREVIOUS), bool(flags & AFTER_READ), bool(flags & DETACH), norm_eps,
-            inner_steps, *arrays,
+            first, stride, lanes, sizes, parts, inner_steps, flags, norm_eps, LIKE[hidden.dtype],
+            last, addresses, tuple(map(address, scratch)),
         )  # fmt: skip
 
-    for_each_block(blocks, work)
+    share_out(blocks, work)
     return (
         ddrive,
         dhidden,
-        ddrive.flatten(0, 1).t() @ before.flatten(0, 1),
-        dwrites.view(blocks, components, chunk, lanes).sum((0, 3))
-        + drates.view(blocks, chunk, lanes).sum((0, 2)),
-        dfades.view(blocks, components, chunk + 1, lanes).sum((0, 3)),
-        dgain.reshape(blocks, width, lanes).sum((0, 2)),
-        dbias.reshape(blocks, width, lanes).sum((0, 2)),
+        ddrive.flatten(0, 1).t() @ earlier.flatten(0, 1),
+        dwrites.sum((0, 3)) + drates.sum((0, 3)),
+        dfades.sum((0, 3)),
+        dgain.sum((0, 2)),
+        dbias.sum((0, 2)),
         dstart,
     )
 
@@ -265,13 +248,13 @@ def _backward_shapes(
     ends: Tensor, queries: Tensor, centred: Tensor, states: Tensor, inner_steps: int,
     norm_eps: float, flags: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    width = hidden.shape[1]
+    width, learned = hidden.shape[1], int(bool(flags & LEARNED))
     return (
         hidden.new_empty(doutput.shape),
         hidden.new_empty(hidden.shape),
         torch.empty_like(weight),
-        torch.empty_like(writes),
-        torch.empty_like(fades),
+        writes.new_empty(learned * writes.shape[0], writes.shape[1]),
+        fades.new_empty(learned * fades.shape[0], fades.shape[1]),
         hidden.new_empty(width),
         hidden.new_empty(width),
         hidden.new_empty(dfinal.shape),
@@ -305,6 +288,8 @@ def _autograd(
     )
     if gain is None:
         dgain = dbias = None
+    if not ctx.settings[2] & LEARNED:
+        dwrites = dfades = None
     gradients = (ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart)
     return gradients + nothing[len(gradients) :]
 

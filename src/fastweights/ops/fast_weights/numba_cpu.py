@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +22,12 @@ from fastweights.ops.fast_weights.attention_op import (
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 
 __all__ = [
-    "array",
+    "LIKE",
+    "address",
     "attention_form",
-    "for_each_block",
     "lanes_for",
     "needs_output",
+    "plain",
     "share_out",
     "why_not",
     "why_not_here",
@@ -82,23 +82,6 @@ def share_out(blocks: int, work: Callable[[int, int], None]) -> None:
         other.result()
 
 
-def for_each_block(blocks: int, work: Callable[[int], None]) -> None:
-    """Run ``work`` for every block, on as many threads as torch may use."""
-
-    def share(start: int, stride: int) -> None:
-        for block in range(start, blocks, stride):
-            work(block)
-
-    share_out(blocks, share)
-
-
-def array(tensor: Tensor | None, like: Tensor, *shape: int) -> Any:
-    """A contiguous NumPy view; zeros of ``shape`` where there is no tensor."""
-    if tensor is None:
-        return like.new_zeros(shape).numpy()
-    return tensor.detach().contiguous().numpy()
-
-
 def _kept(
     like: Tensor, keep: bool, length: int, batch: int, width: int, steps: int, flags: int
 ) -> tuple[Tensor, Tensor]:
@@ -138,7 +121,7 @@ def lanes_for(drive: Tensor) -> int:
     return lanes_of(drive.element_size())
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -165,14 +148,16 @@ def _forward(
     output = torch.empty_like(drive, memory_format=torch.contiguous_format)
     queries, centred = _kept(drive, keep, length, batch, width, inner_steps, flags)
     table = _by_lane(rates, blocks * lanes)
-    given = _plain(drive, past, weight, norm_weight, norm_bias, table, static)
+    given = plain(drive, past, weight, norm_weight, norm_bias, table, static)
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
-    addresses = (*map(_address, given), *map(_address, (output, queries, centred)))
+    addresses = (*map(address, given), *map(address, (output, queries, centred)))
+    rows = numba_kernels.scratch_rows(1, max(sizes[3], 1) + length, width)
 
     def work(start: int, stride: int) -> None:
+        scratch = drive.new_empty(rows * lanes)
         numba_kernels.forward(
             start, stride, lanes, sizes, inner_steps, memory, flags, keep, norm_eps,
-            _LIKE[drive.dtype], addresses,
+            LIKE[drive.dtype], addresses, scratch.data_ptr(),
         )  # fmt: skip
 
     share_out(blocks, work)
@@ -181,13 +166,13 @@ def _forward(
     return output, queries, centred
 
 
-def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
+def plain(*tensors: Tensor | None) -> list[Tensor | None]:
     """The same numbers, contiguous; whoever holds their addresses must hold them too."""
     return [None if x is None else x.contiguous() for x in tensors]
 
 
 # Kernels that get addresses learn from these what stands there.
-_LIKE = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
+LIKE = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
 
 
 def _forward_shapes(
@@ -235,7 +220,7 @@ def _backward(
     )
     hidden = torch.empty_like(ddrive)
     table = _by_lane(rates, blocks * lanes)
-    given = _plain(
+    given = plain(
         past, weight.t(), norm_weight, norm_bias, table, None if static is None else static.t(),
         output, queries, centred, doutput,
     )  # fmt: skip
@@ -245,12 +230,15 @@ def _backward(
     dread, asked = weight.new_empty(2, inner_steps * is_static, length, batch, width).unbind(0)
     taken = (ddrive, dpast, hidden, of_rates, of_gain, of_bias, dread, asked)
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
-    addresses = (*map(_address, given), *map(_address, taken))
+    addresses = (*map(address, given), *map(address, taken))
+
+    rows = numba_kernels.scratch_rows(2, max(sizes[3], 1) + length, width)
 
     def work(start: int, stride: int) -> None:
+        scratch = doutput.new_empty(rows * lanes)
         numba_kernels.backward(
             start, stride, lanes, sizes, inner_steps, memory, flags, norm_eps,
-            _LIKE[doutput.dtype], addresses,
+            LIKE[doutput.dtype], addresses, scratch.data_ptr(),
         )  # fmt: skip
 
     share_out(blocks, work)

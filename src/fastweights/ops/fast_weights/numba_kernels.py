@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
     DETACH,
@@ -18,12 +16,12 @@ from fastweights.ops.fast_weights.attention_op import (
     NORM_PRELIMINARY,
     PREVIOUS,
 )
-from fastweights.ops.fast_weights.numba_rows import gather, jit, scatter
+from fastweights.ops.fast_weights.numba_rows import clear, gather, jit, kernel, scatter
 from fastweights.ops.fast_weights.numba_steps import (
     HEBBIAN,
     NONE,
     STATIC,
-    Carried,
+    VECTORS,
     Gradients,
     Kept,
     Settings,
@@ -31,19 +29,25 @@ from fastweights.ops.fast_weights.numba_steps import (
     backward_step,
     forward_step,
     new_work,
+    nothing_carried,
     result_again,
 )
 from fastweights.ops.simd import array_at
 
-__all__ = ["HEBBIAN", "NONE", "STATIC", "backward", "forward"]
+__all__ = ["HEBBIAN", "NONE", "STATIC", "backward", "forward", "scratch_rows"]
 
 
-@jit
+def scratch_rows(histories: int, vectors: int, width: int) -> int:
+    """Rows of scratch that a call needs: histories of so many vectors, and the steps' own."""
+    return (histories * vectors + VECTORS) * width
+
+
+@kernel
 def forward(
     start: int, stride: int, lanes: int, sizes: Any, inner_steps: int, memory: int, flags: int,
-    keep: bool, eps: Any, like: Any, addresses: Any,
+    keep: bool, eps: Any, like: Any, addresses: Any, scratch: int,
 ) -> None:  # fmt: skip
-    """One thread's share of the blocks.
+    """One thread's share of the blocks, with :func:`scratch_rows` at ``scratch`` to itself.
 
     ``sizes`` are T, B, H, the number of past vectors (M + 1, or 0 for a start from nothing) and
     the table's rows, ages and columns; ``addresses`` those of drive (T, B, H), past, W, gain,
@@ -69,31 +73,31 @@ def forward(
     output = array_at(addresses[7], like, (length, batch, width))
     all_queries = array_at(addresses[8], like, (slots, steps * max(inner_steps, 1) * step))
     all_centred = array_at(addresses[9], like, (slots, steps * norms * step))
-    nothing = np.empty((0, 0), like.dtype)
-    memories = Carried(rates, nothing, nothing[0:0].ravel())
-    history = np.empty((carried + length + 1) * step, like.dtype)
-    work = new_work(width, carried + length, lanes, like.dtype)
+    whole = (carried + length + 1) * step
+    rows = array_at(scratch, like, (whole + VECTORS * step,))
+    history = rows[:whole]
+    work = new_work(rows[whole:], width, lanes)
     for block in range(start, blocks, stride):
         first = block * lanes
         slot = block if keep else start
         kept = Kept(history, all_queries[slot], all_centred[slot])
-        _take_past(history, past, first, step, lanes)
+        _take_past(history, past, first, width, lanes)
         for t in range(length):
             now = (carried + t) * step
             place = t if keep else 0
-            gather(work.y, 0, drive[t], first, lanes)
+            gather(work.rows, work.y, drive[t], first, lanes)
             forward_step(
-                settings, slow, kept, memories, work, first, now, now + step,
+                settings, slow, kept, rates, nothing_carried, None, work, first, now, now + step,
                 carried + t + (0 if settings.after_read else 1),
                 place * max(inner_steps, 1) * step, place * settings.norms,
             )  # fmt: skip
             scatter(output[t], first, history, now + step, lanes)
 
 
-@jit
+@kernel
 def backward(
     start: int, stride: int, lanes: int, sizes: Any, inner_steps: int, memory: int, flags: int,
-    eps: Any, like: Any, addresses: Any,
+    eps: Any, like: Any, addresses: Any, scratch: int,
 ) -> None:  # fmt: skip
     """Backwards in time.
 
@@ -132,19 +136,16 @@ def backward(
     dbias = array_at(addresses[15], like, (blocks, step))
     dread = array_at(addresses[16], like, (inner_steps, length, batch, width))
     asked_for = array_at(addresses[17], like, (inner_steps, length, batch, width))
-    nothing = np.empty((0, 0), like.dtype)
-    memories = Carried(rates, nothing, nothing[0:0].ravel())
-    history = np.empty((carried + length + 1) * step, like.dtype)
-    dhistory = np.empty((carried + length + 1) * step, like.dtype)
-    work = new_work(width, carried + length, lanes, like.dtype)
+    whole = (carried + length + 1) * step
+    rows = array_at(scratch, like, (2 * whole + VECTORS * step,))
+    history, dhistory = rows[:whole], rows[whole : 2 * whole]
+    work = new_work(rows[2 * whole :], width, lanes)
     for block in range(start, blocks, stride):
         first = block * lanes
         kept = Kept(history, all_queries[block], all_centred[block])
-        gradients = Gradients(
-            dhistory, drates[block], nothing, dgain[block], dbias[block], nothing[0:0].ravel()
-        )
-        _take_past(history, past, first, step, lanes)
-        dhistory[: (carried + 1) * step] = 0
+        gradients = Gradients(dhistory, drates[block], dgain[block], dbias[block])
+        _take_past(history, past, first, width, lanes)
+        clear(dhistory, 0, (carried + 1) * width, lanes)
         for t in range(length):
             new = (carried + t + 1) * step
             result_again(settings, slow, kept, t * settings.norms, output, t, first, new)
@@ -152,11 +153,12 @@ def backward(
         for t in range(length - 1, -1, -1):
             now = (carried + t) * step
             backward_step(
-                settings, detach, slow, kept, memories, work, gradients, dread, asked_for, t, first,
-                now, now + step, carried + t + (0 if settings.after_read else 1),
+                settings, detach, slow, kept, rates, nothing_carried, None, work, gradients, dread,
+                asked_for, t, first, now, now + step,
+                carried + t + (0 if settings.after_read else 1),
                 t * max(inner_steps, 1) * step, t * settings.norms,
             )  # fmt: skip
-            scatter(ddrive[t], first, work.dz, 0, lanes)
+            scatter(ddrive[t], first, work.rows, work.dz, lanes)
             scatter(hidden[t], first, history, now, lanes)
         for m in range(known):
             scatter(dpast[m], first, dhistory, m * step, lanes)
@@ -175,9 +177,9 @@ def _settings(
 
 
 @jit
-def _take_past(history: Any, past: Any, first: int, step: int, lanes: int) -> None:
+def _take_past(history: Any, past: Any, first: int, width: int, lanes: int) -> None:
     """The first rows of the history; a start from nothing is h = 0."""
     if past.shape[0] == 0:
-        history[:step] = 0
+        clear(history, 0, width, lanes)
     for m in range(past.shape[0]):
-        gather(history, m * step, past[m], first, lanes)
+        gather(history, m * width * lanes, past[m], first, lanes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastweights.ops.fast_weights.numba_rows import jit
+from fastweights.ops.fast_weights.numba_rows import clear, jit
 from fastweights.ops.simd import fma, load, spread, store
 
 __all__ = ["read_history", "read_history_backward"]
@@ -16,8 +16,8 @@ __all__ = ["read_history", "read_history_backward"]
 
 @jit
 def read_history(
-    y: Any, history: Any, count: int, rates: Any, first: int, queries: Any, asked: int, width: int,
-    lanes: int,
+    y: Any, y_at: int, history: Any, count: int, rates: Any, first: int, queries: Any, asked: int,
+    width: int, lanes: int,
 ) -> None:  # fmt: skip
     """y += Σ ρ (h(τ)·v) h(τ) over the first ``count`` vectors of the history.
 
@@ -54,10 +54,10 @@ def read_history(
         a3 = (a3 + b3) * _rate(rates, count, m + 3, first)
         for j in range(0, step, lanes):
             i = at + j
-            total = fma(a0, load(history, i), load(y, j))
+            total = fma(a0, load(history, i), load(y, y_at + j))
             total = fma(a1, load(history, i + step), total)
             total = fma(a2, load(history, i + 2 * step), total)
-            store(y, j, fma(a3, load(history, i + 3 * step), total))
+            store(y, y_at + j, fma(a3, load(history, i + 3 * step), total))
         m += 4
     while m < count:
         score = zero
@@ -65,14 +65,15 @@ def read_history(
             score = fma(load(history, m * step + j), load(queries, asked + j), score)
         score = score * _rate(rates, count, m, first)
         for j in range(0, step, lanes):
-            store(y, j, fma(score, load(history, m * step + j), load(y, j)))
+            store(y, y_at + j, fma(score, load(history, m * step + j), load(y, y_at + j)))
         m += 1
 
 
 @jit
 def read_history_backward(
-    g: Any, history: Any, dhistory: Any, count: int, rates: Any, first: int, drates: Any,
-    learned: bool, detach: bool, dy: Any, queries: Any, asked: int, width: int, lanes: int,
+    g: Any, g_at: int, history: Any, dhistory: Any, count: int, rates: Any, first: int,
+    drates: Any, learned: bool, detach: bool, dy: Any, dy_at: int, queries: Any, asked: int,
+    width: int, lanes: int,
 ) -> None:  # fmt: skip
     """g = Σ ρ e(τ) h(τ), the gradient of the query, with e(τ) = h(τ)·dy.
 
@@ -80,14 +81,14 @@ def read_history_backward(
     """
     step = width * lanes
     zero = spread(g.dtype.type(0))
-    g[:step] = 0
+    clear(g, g_at, width, lanes)
     m = 0
     while m + 4 <= count:
         at = m * step
         c0, c1, c2, c3 = zero, zero, zero, zero
         e0, e1, e2, e3 = zero, zero, zero, zero
         for j in range(0, step, lanes):
-            v, d = load(queries, asked + j), load(dy, j)
+            v, d = load(queries, asked + j), load(dy, dy_at + j)
             h = load(history, at + j)
             c0, e0 = fma(h, v, c0), fma(h, d, e0)
             h = load(history, at + step + j)
@@ -111,12 +112,12 @@ def read_history_backward(
         c3, e3 = rate * c3, rate * e3
         for j in range(0, step, lanes):
             i = at + j
-            total = fma(e0, load(history, i), load(g, j))
+            total = fma(e0, load(history, i), load(g, g_at + j))
             total = fma(e1, load(history, i + step), total)
             total = fma(e2, load(history, i + 2 * step), total)
-            store(g, j, fma(e3, load(history, i + 3 * step), total))
+            store(g, g_at + j, fma(e3, load(history, i + 3 * step), total))
             if not detach:
-                v, d = load(queries, asked + j), load(dy, j)
+                v, d = load(queries, asked + j), load(dy, dy_at + j)
                 store(dhistory, i, fma(e0, v, fma(c0, d, load(dhistory, i))))
                 i += step
                 store(dhistory, i, fma(e1, v, fma(c1, d, load(dhistory, i))))
@@ -130,16 +131,16 @@ def read_history_backward(
         c, e = zero, zero
         for j in range(0, step, lanes):
             h = load(history, at + j)
-            c, e = fma(h, load(queries, asked + j), c), fma(h, load(dy, j), e)
+            c, e = fma(h, load(queries, asked + j), c), fma(h, load(dy, dy_at + j), e)
         if learned:
             _add_at_age(drates, rates, count, m, c * e, lanes)
         rate = _rate(rates, count, m, first)
         c, e = rate * c, rate * e
         for j in range(0, step, lanes):
             i = at + j
-            store(g, j, fma(e, load(history, i), load(g, j)))
+            store(g, g_at + j, fma(e, load(history, i), load(g, g_at + j)))
             if not detach:
-                v, d = load(queries, asked + j), load(dy, j)
+                v, d = load(queries, asked + j), load(dy, dy_at + j)
                 store(dhistory, i, fma(e, v, fma(c, d, load(dhistory, i))))
         m += 1
 

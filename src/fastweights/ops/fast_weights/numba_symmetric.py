@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from numba.extending import register_jitable
+
 from fastweights.ops.fast_weights.numba_rows import ROWS, jit
 from fastweights.ops.simd import fma, load, spread, store
 
@@ -23,13 +25,13 @@ __all__ = [
 ]
 
 
-@jit
+@register_jitable  # Python asks too, for how much memory to get
 def padded(width: int) -> int:
     """Rows of a vector that a packed matrix multiplies."""
     return -(-width // ROWS) * ROWS
 
 
-@jit
+@register_jitable
 def packed(width: int) -> int:
     """Vectors that a packed matrix takes."""
     size = padded(width)
@@ -37,21 +39,23 @@ def packed(width: int) -> int:
 
 
 @jit
-def symmetric_times(out: Any, matrix: Any, at: int, x: Any, width: int, lanes: int) -> None:
+def symmetric_times(
+    out: Any, out_at: int, matrix: Any, at: int, x: Any, x_at: int, width: int, lanes: int
+) -> None:
     """out += matrix x. Every number of the matrix is loaded once and used for two rows."""
     size = padded(width)
     for i in range(0, size, ROWS):
-        row = i * lanes
+        row, end = x_at + i * lanes, out_at + i * lanes
         x0, x1 = load(x, row), load(x, row + lanes)
         x2, x3 = load(x, row + 2 * lanes), load(x, row + 3 * lanes)
         x4, x5 = load(x, row + 4 * lanes), load(x, row + 5 * lanes)
         x6, x7 = load(x, row + 6 * lanes), load(x, row + 7 * lanes)
-        a0, a1 = load(out, row), load(out, row + lanes)
-        a2, a3 = load(out, row + 2 * lanes), load(out, row + 3 * lanes)
-        a4, a5 = load(out, row + 4 * lanes), load(out, row + 5 * lanes)
-        a6, a7 = load(out, row + 6 * lanes), load(out, row + 7 * lanes)
+        a0, a1 = load(out, end), load(out, end + lanes)
+        a2, a3 = load(out, end + 2 * lanes), load(out, end + 3 * lanes)
+        a4, a5 = load(out, end + 4 * lanes), load(out, end + 5 * lanes)
+        a6, a7 = load(out, end + 6 * lanes), load(out, end + 7 * lanes)
         for j in range(i, i + ROWS):  # the diagonal block is stored whole
-            v = load(x, j * lanes)
+            v = load(x, x_at + j * lanes)
             a0 = fma(load(matrix, at), v, a0)
             a1 = fma(load(matrix, at + lanes), v, a1)
             a2 = fma(load(matrix, at + 2 * lanes), v, a2)
@@ -62,10 +66,10 @@ def symmetric_times(out: Any, matrix: Any, at: int, x: Any, width: int, lanes: i
             a7 = fma(load(matrix, at + 7 * lanes), v, a7)
             at += ROWS * lanes
         for j in range(i + ROWS, size):
-            v = load(x, j * lanes)
+            v = load(x, x_at + j * lanes)
             m0, m1 = load(matrix, at), load(matrix, at + lanes)
             m2, m3 = load(matrix, at + 2 * lanes), load(matrix, at + 3 * lanes)
-            b = fma(m0, x0, load(out, j * lanes))
+            b = fma(m0, x0, load(out, out_at + j * lanes))
             c = m1 * x1
             b = fma(m2, x2, b)
             c = fma(m3, x3, c)
@@ -77,16 +81,16 @@ def symmetric_times(out: Any, matrix: Any, at: int, x: Any, width: int, lanes: i
             b = fma(m2, x6, b)
             c = fma(m3, x7, c)
             a4, a5, a6, a7 = fma(m0, v, a4), fma(m1, v, a5), fma(m2, v, a6), fma(m3, v, a7)
-            store(out, j * lanes, b + c)
+            store(out, out_at + j * lanes, b + c)
             at += ROWS * lanes
-        store(out, row, a0)
-        store(out, row + lanes, a1)
-        store(out, row + 2 * lanes, a2)
-        store(out, row + 3 * lanes, a3)
-        store(out, row + 4 * lanes, a4)
-        store(out, row + 5 * lanes, a5)
-        store(out, row + 6 * lanes, a6)
-        store(out, row + 7 * lanes, a7)
+        store(out, end, a0)
+        store(out, end + lanes, a1)
+        store(out, end + 2 * lanes, a2)
+        store(out, end + 3 * lanes, a3)
+        store(out, end + 4 * lanes, a4)
+        store(out, end + 5 * lanes, a5)
+        store(out, end + 6 * lanes, a6)
+        store(out, end + 7 * lanes, a7)
 
 
 @jit
