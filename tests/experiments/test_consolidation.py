@@ -94,6 +94,15 @@ def test_claims_that_do_not_hold(config: RetrievalConfig) -> None:
     ]
 
 
+def test_a_cost_that_varies_around_the_limit_is_undecided(config: RetrievalConfig) -> None:
+    cells = {"power-law-1": [(0.9, 400)] * 3, "exponential-0.5": [(0.9, 400)] * 3}
+    results = runs(config, **cells)
+    for number, result in enumerate(results):
+        assert result.values is not None
+        result.values["seconds"] = 1.0 + number % 3 if result.unit.arm == "power-law-1" else 1.0
+    assert told(config, results)[-1] == "undecided"
+
+
 def test_a_seed_that_never_arrives_leaves_the_speed_undecided(config: RetrievalConfig) -> None:
     cells = {
         "power-law-1": [(0.9, 200), (0.9, 300), (0.2, 0)],
