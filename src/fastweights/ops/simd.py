@@ -26,6 +26,7 @@ __all__ = [
     "lanes_of",
     "load",
     "masked",
+    "prefetch",
     "root",
     "spread",
     "store",
@@ -116,6 +117,25 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), generate
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Begin to bring the cache line of ``index`` near, to be written to or read."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
+        address = builder.bitcast(builder.gep(data, [args[1]]), _BYTES)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [address, _int(_WRITE), _int(_NEAREST), _int(_DATA)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+_BYTES = ir.IntType(8).as_pointer()
+_WRITE, _NEAREST, _DATA = 1, 3, 1  # as LLVM numbers them
 
 
 @intrinsic

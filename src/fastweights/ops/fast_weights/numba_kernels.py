@@ -16,7 +16,7 @@ from fastweights.ops.fast_weights.attention_op import (
     NORM_PRELIMINARY,
     PREVIOUS,
 )
-from fastweights.ops.fast_weights.numba_rows import clear, gather, jit, kernel, scatter
+from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, jit, kernel, scatter
 from fastweights.ops.fast_weights.numba_steps import (
     HEBBIAN,
     NONE,
@@ -86,6 +86,8 @@ def forward(
             now = (carried + t) * step
             place = t if keep else 0
             gather(work.rows, work.y, drive[t], first, lanes)
+            fetch(drive[min(t + 1, length - 1)], first, lanes)
+            fetch(output[t], first, lanes)
             forward_step(
                 settings, slow, kept, rates, nothing_carried, None, work, first, now, now + step,
                 carried + t + (0 if settings.after_read else 1),
@@ -150,8 +152,11 @@ def backward(
             new = (carried + t + 1) * step
             result_again(settings, slow, kept, t * settings.norms, output, t, first, new)
             gather(dhistory, new, doutput[t], first, lanes)
+            fetch(doutput[min(t + 2, length - 1)], first, lanes)
         for t in range(length - 1, -1, -1):
             now = (carried + t) * step
+            fetch(ddrive[t], first, lanes)
+            fetch(hidden[t], first, lanes)
             backward_step(
                 settings, detach, slow, kept, rates, nothing_carried, None, work, gradients, dread,
                 asked_for, t, first, now, now + step,

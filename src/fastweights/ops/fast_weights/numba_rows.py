@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastweights.ops.compiled import compiled
-from fastweights.ops.simd import fma, load, masked, root, spread, store, transpose
+from fastweights.ops.simd import fma, load, masked, prefetch, root, spread, store, transpose
 
 __all__ = [
     "ROWS",
     "add",
     "clear",
     "copy",
+    "fetch",
     "gather",
     "jit",
     "kernel",
@@ -91,6 +92,18 @@ def gather(rows: Any, at: int, plain: Any, first: int, lanes: int) -> None:
         sample = first + lane
         for j in range(width):
             rows[at + j * lanes + lane] = plain[sample, j] if sample < batch else 0
+
+
+@jit
+def fetch(plain: Any, first: int, lanes: int) -> None:
+    """Begin to bring near what :func:`gather` or :func:`scatter` will touch of a (B, H) array.
+
+    From one step to the next it lies too far away for the machine to see it coming.
+    """
+    batch, width = plain.shape
+    line = 64 // plain.itemsize
+    for i in range(first * width, min(first + lanes, batch) * width, line):
+        prefetch(plain, i)
 
 
 @jit
