@@ -1,4 +1,4 @@
-"""What the fused ops of the attention form share: inputs, results, and autograd.
+"""What the fused ops of the attention form share: inputs, results, and gradients.
 
 A fused op takes the decay as a table of η·r and returns that table's gradient, so every decay
 works, learned or not. Its shape is (K, R, M + T), the age last. R is 1 where r is a function of
@@ -9,14 +9,15 @@ all samples have the same clock, else B.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastweights.decay import Decay
+from fastweights.ops.fast_weights import fused_op
+from fastweights.ops.fast_weights.fused_op import FusedOp, watched
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
 
@@ -28,11 +29,9 @@ __all__ = [
     "NORM_PRELIMINARY",
     "PREVIOUS",
     "TANH",
-    "FusedOp",
     "flags_of",
     "gradients_like",
     "last_of",
-    "no_second_derivative",
     "norms_of",
     "past_the_end",
     "register",
@@ -127,7 +126,7 @@ def run(
     history = None
     if hebbian:
         written = drive.new_zeros(1, batch, width) if past is None else past  # h(0) = 0 too
-        history = torch.cat([written, output[:-1]])
+        history = torch.cat([written, output])[:-1]
         if options.detach_writes:
             history = history.detach()
         history = trimmed(right_aligned(history, length, lengths), decay)
@@ -158,7 +157,7 @@ def _rates(
     if not decay.stationary:
         steps = torch.zeros(1, dtype=torch.int64, device=device) if state is None else state.steps
         return write_rate * _by_clock(decay, steps - carried, count, kind)
-    if decay.fixed is None or isinstance(write_rate, Tensor) or _watched():
+    if decay.fixed is None or isinstance(write_rate, Tensor) or watched():
         return (write_rate * decay.table(count, dtype=kind, device=device))[None, None]
     # Nothing in it can change: a short call would spend much of its time on making it again.
     key = decay.fixed, write_rate, count, kind, device
@@ -171,15 +170,6 @@ def _rates(
 
 
 _LAST_TABLES: WeakKeyDictionary[Decay, tuple[Any, Tensor]] = WeakKeyDictionary()
-
-
-def _watched() -> bool:
-    """Whether somebody traces or intercepts operations."""
-    return (
-        torch.compiler.is_compiling()
-        or _get_current_dispatch_mode() is not None
-        or torch._C._are_functorch_transforms_active()
-    )
 
 
 def _by_clock(decay: Decay, oldest: Tensor, count: int, kind: torch.dtype) -> Tensor:
@@ -218,47 +208,6 @@ def gradients_like(
     )
 
 
-class FusedOp(NamedTuple):
-    """An op and its gradient, twice: registered with PyTorch, and as plain functions.
-
-    The registered ones are what compilers, exporters and everything else that looks at operations
-    sees. Calling them costs more than calling the functions, which short sequences feel.
-    """
-
-    op: Any
-    backward_op: Any
-    forward: Callable[..., tuple[Tensor, ...]]
-    backward: Callable[..., tuple[Tensor, ...]]
-    setup_context: Callable[..., None]
-
-    def __call__(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """The op's outputs, by the way that costs less where nobody looks."""
-        if _watched() or any(type(x) not in _PLAIN for x in inputs):
-            return self.op(*inputs)
-        keep = inputs[-1]
-        return _Direct.apply(self, *inputs) if keep else self.forward(*inputs)
-
-
-_PLAIN = (Tensor, torch.nn.Parameter, type(None), int, float, bool)
-
-
-class _Direct(torch.autograd.Function):
-    """A fused op called past PyTorch's dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, op: FusedOp, *inputs: Any) -> tuple[Tensor, ...]:
-        output = op.forward(*inputs)
-        ctx.op = op
-        op.setup_context(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, doutput: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        # With create_graph the registered op refuses the second derivative.
-        backward = ctx.op.backward_op if torch.is_grad_enabled() else ctx.op.backward
-        return None, *_gradients(backward, ctx, doutput)
-
-
 def register(
     name: str,
     forward: Callable[..., tuple[Tensor, ...]],
@@ -286,21 +235,13 @@ def register(
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
 
-    op, backward_op = (
-        torch.library.custom_op(f"fastweights::{full}", function, mutates_args=())
-        for full, function in ((name, forward), (f"{name}_backward", backward))
+    return fused_op.register(
+        name, forward, forward_shapes, backward, backward_shapes, setup_context, _gradients
     )
-    op.register_fake(forward_shapes)
-    backward_op.register_fake(backward_shapes)
-    op.register_autograd(
-        lambda ctx, doutput, *_: _gradients(backward_op, ctx, doutput), setup_context=setup_context
-    )
-    backward_op.register_autograd(no_second_derivative)
-    return FusedOp(op, backward_op, forward, backward, setup_context)
 
 
 def _gradients(
-    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
     """One for each input of the op."""
     nothing = (None,) * 12
@@ -320,10 +261,3 @@ def _gradients(
         None if static is None else dstatic,
     )
     return gradients + nothing[len(gradients) :]
-
-
-def no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
-    raise NotImplementedError(
-        "the fused fast-weights recurrence has no second derivative; "
-        "backend='reference' has all of them"
-    )

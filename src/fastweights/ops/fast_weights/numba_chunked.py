@@ -7,17 +7,18 @@ the decay depends on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
+from fastweights.ops.fast_weights import fused_op
 from fastweights.ops.fast_weights.attention_op import (
     LEARNED,
     flags_of,
     last_of,
-    no_second_derivative,
     norms_of,
     past_the_end,
 )
@@ -84,7 +85,7 @@ def chunked_form(
     inputs = (drive, state.hidden, weights.recurrent, writes, fades, gain, norm_bias, start)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     flags = flags_of(options) | LEARNED * (writes.requires_grad or fades.requires_grad)
-    output, final, *_ = _forward(*inputs, ends, options.inner_steps, options.norm_eps, flags, keep)
+    output, final, *_ = _chunked(*inputs, ends, options.inner_steps, options.norm_eps, flags, keep)
     hidden = output[-1]
     if ended is not None:
         hidden = last_of(state.hidden, output, ends)
@@ -117,7 +118,6 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-@torch.library.custom_op("fastweights::chunked_form", mutates_args=())
 def _forward(
     drive: Tensor,
     hidden: Tensor,
@@ -163,7 +163,6 @@ def _forward(
     return output, final, queries, centred, states
 
 
-@_forward.register_fake
 def _forward_shapes(
     drive: Tensor, hidden: Tensor, weight: Tensor, writes: Tensor, fades: Tensor,
     norm_weight: Tensor | None, norm_bias: Tensor | None, start: Tensor, ends: Tensor,
@@ -177,7 +176,6 @@ def _forward_shapes(
     )
 
 
-@torch.library.custom_op("fastweights::chunked_form_backward", mutates_args=())
 def _backward(
     doutput: Tensor,
     dfinal: Tensor,
@@ -241,7 +239,6 @@ def _backward(
     )
 
 
-@_backward.register_fake
 def _backward_shapes(
     doutput: Tensor, dfinal: Tensor, output: Tensor | None, hidden: Tensor, weight: Tensor,
     writes: Tensor, fades: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None,
@@ -272,8 +269,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _autograd(
-    ctx: Any, doutput: Tensor | None, dfinal: Tensor | None, *_: None
+def _gradients(
+    backward: Callable[..., tuple[Tensor, ...]],
+    ctx: Any,
+    doutput: Tensor | None,
+    dfinal: Tensor | None,
+    *_: None,
 ) -> tuple[Tensor | None, ...]:
     nothing = (None,) * 13
     if doutput is None and dfinal is None:
@@ -283,16 +284,29 @@ def _autograd(
     whole, last = ctx.shapes
     doutput = hidden.new_zeros(whole) if doutput is None else doutput
     dfinal = hidden.new_zeros(last) if dfinal is None else dfinal
-    ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart = _backward(
+    learned = ctx.settings[2] & LEARNED
+    ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart = backward(
         doutput, dfinal, *saved, *ctx.settings
     )
-    if gain is None:
-        dgain = dbias = None
-    if not ctx.settings[2] & LEARNED:
-        dwrites = dfades = None
-    gradients = (ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart)
+    gradients = (
+        ddrive,
+        dhidden,
+        dweight,
+        dwrites if learned else None,
+        dfades if learned else None,
+        None if gain is None else dgain,
+        None if gain is None else dbias,
+        dstart,
+    )
     return gradients + nothing[len(gradients) :]
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward.register_autograd(no_second_derivative)
+_chunked = fused_op.register(
+    "chunked_form",
+    _forward,
+    _forward_shapes,
+    _backward,
+    _backward_shapes,
+    _setup_context,
+    _gradients,
+)

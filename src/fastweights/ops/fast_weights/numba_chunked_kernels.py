@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
     DETACH,
@@ -137,6 +139,7 @@ def forward(
     centred = array_at(addresses[12], like, (length, norms, batch, width))
     chunks = -(-length // chunk)
     states = array_at(addresses[13], like, (chunks, batch, components * packed(width)))
+    top = np.int64(0)  # functions are compiled once more for a literal 0
     kept = _rows_of_a_chunk(like, lanes, parts, scratch)
     matrices = array_at(scratch[3], like, (parts[3] * lanes,))
     carried = Carried(fades, matrices, fades, matrices, False)
@@ -144,17 +147,17 @@ def forward(
     across = array_at(scratch[5], like, (parts[5] * lanes,))
     scaled = array_at(scratch[6], like, (parts[6] * lanes,))
     shares = array_at(scratch[7], like, (parts[7] * lanes,))
-    clear(across, 0, parts[5], lanes)  # the padding of the matrices' rows
-    clear(scaled, 0, parts[6], lanes)
+    clear(across, top, parts[5], lanes)  # the padding of the matrices' rows
+    clear(scaled, top, parts[6], lanes)
     for block in range(start, -(-batch // lanes), stride):
         first = block * lanes
         for m in range(components):
             read_matrix(matrices, m * size, before[:, m], first, lanes)
-        gather(kept.history, 0, hidden, first, lanes)
+        gather(kept.history, top, hidden, first, lanes)
         for begin in range(0, length, chunk):
             count = min(chunk, length - begin)
             if keep:
-                scatter(states[begin // chunk], first, matrices, 0, lanes)
+                scatter(states[begin // chunk], first, matrices, top, lanes)
             for k in range(count):
                 gather(work.rows, work.y, drive[begin + k], first, lanes)
                 forward_step(
@@ -165,17 +168,17 @@ def forward(
                 scatter(output[begin + k], first, kept.history, (k + 1) * step, lanes)
             if keep:
                 _put_by(kept, settings, begin, count, first, step, queries, centred)
-            turn(across, 0, chunk, kept.history, count, width, lanes)
+            turn(across, top, chunk, kept.history, count, width, lanes)
             for m in range(components):
                 shares_at_end(shares, writes[m], fades[m], ends, begin, count, first, lanes)
                 for k in range(count):
                     share = load(shares, k * lanes)
                     turn_one(scaled, k, chunk, kept.history, k * step, share, width, lanes)
                 add_products(
-                    matrices, m * size, load(shares, count * lanes), across, 0, scaled, 0, count,
-                    chunk, width, lanes,
+                    matrices, m * size, load(shares, count * lanes), across, top, scaled, top,
+                    count, chunk, width, lanes,
                 )  # fmt: skip
-            copy(kept.history, 0, kept.history, count * step, width, lanes)
+            copy(kept.history, top, kept.history, count * step, width, lanes)
         for m in range(components):
             write_matrix(final[:, m], first, matrices, m * size, lanes)
 
@@ -228,6 +231,7 @@ def backward(
     dgain = array_at(addresses[19], like, (blocks, step))
     dbias = array_at(addresses[20], like, (blocks, step))
     earlier = array_at(addresses[21], like, (length, batch, width))
+    top = np.int64(0)  # functions are compiled once more for a literal 0
     kept = _rows_of_a_chunk(like, lanes, parts, scratch)
     matrices = array_at(scratch[3], like, (parts[3] * lanes,))
     work = new_work(array_at(scratch[4], like, (parts[4] * lanes,)), padded(width), lanes)
@@ -238,32 +242,32 @@ def backward(
     shares = array_at(scratch[9], like, (parts[9] * lanes,))
     dshares = array_at(scratch[10], like, (parts[10] * lanes,))
     columns = 3 * chunk * inner_steps
-    clear(turned, 0, parts[8], lanes)  # the padding of the matrices' rows
+    clear(turned, top, parts[8], lanes)  # the padding of the matrices' rows
     for block in range(start, blocks, stride):
         first = block * lanes
         carried = Carried(fades, matrices, dfades[block], dreads, settings.learned)
         gradients = Gradients(dhistory, drates[block], dgain[block], dbias[block])
-        clear(dhistory, 0, width, lanes)
+        clear(dhistory, top, width, lanes)
         for m in range(components):
             read_matrix(dmatrices, m * size, dfinal[:, m], first, lanes)
         for begin in range((length - 1) // chunk * chunk, -1, -chunk):
             count = min(chunk, length - begin)
-            gather(matrices, 0, states[begin // chunk], first, lanes)
+            gather(matrices, top, states[begin // chunk], first, lanes)
             if begin:
                 last = max(inner_steps - 1, 0)
                 if norms:
                     gather(kept.centred, last * step, centred[begin - 1, last], first, lanes)
-                result_again(settings, slow, kept, 0, output, begin - 1, first, 0)
+                result_again(settings, slow, kept, 0, output, begin - 1, first, top)
             else:
-                gather(kept.history, 0, hidden, first, lanes)
+                gather(kept.history, top, hidden, first, lanes)
             _take_out(kept, settings, begin, count, first, step, queries, centred)
             for k in range(count):
                 new = (k + 1) * step
                 result_again(settings, slow, kept, k * norms, output, begin + k, first, new)
                 scatter(earlier[begin + k], first, kept.history, k * step, lanes)
             # What the later chunks have sent to h at their start, now the end of this one.
-            copy(work.rows, work.g, dhistory, 0, width, lanes)
-            clear(dhistory, 0, width, lanes)
+            copy(work.rows, work.g, dhistory, top, width, lanes)
+            clear(dhistory, top, width, lanes)
             for k in range(1, count + 1):
                 gather(dhistory, k * step, doutput[begin + k - 1], first, lanes)
             add(dhistory, count * step, work.rows, work.g, width, lanes)
@@ -281,7 +285,7 @@ def backward(
             for k in range(count - 1, -1, -1):
                 backward_step(
                     settings, detach, slow, kept, rates, ask_matrices, carried, work, gradients,
-                    queries, queries, 0, first, k * step, (k + 1) * step,
+                    queries, queries, top, first, k * step, (k + 1) * step,
                     k + (0 if settings.after_read else 1), k * slots * step, k * norms,
                 )  # fmt: skip
                 scatter(ddrive[begin + k], first, work.rows, work.dz, lanes)
@@ -298,15 +302,15 @@ def backward(
                     turn_one(turned, 2 * reads + n, columns, dreads, at, fade, width, lanes)
                 shares_at_end(shares, writes[m], fades[m], ends, begin, count, first, lanes)
                 add_products(
-                    dmatrices, m * size, load(shares, count * lanes), turned, 0, turned,
+                    dmatrices, m * size, load(shares, count * lanes), turned, top, turned,
                     reads * lanes, 2 * reads, columns, width, lanes,
                 )  # fmt: skip
-        scatter(dhidden, first, dhistory, 0, lanes)
+        scatter(dhidden, first, dhistory, top, lanes)
         for m in range(components):
             write_matrix(dstart[:, m], first, dmatrices, m * size, lanes)
 
 
-@jit
+@inlined
 def _settings(lanes: int, flags: int, inner_steps: int, like: Any, eps: Any) -> Settings:
     norm, preliminary = flags & NORM != 0, flags & NORM_PRELIMINARY != 0
     return Settings(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
     DETACH,
@@ -16,7 +18,7 @@ from fastweights.ops.fast_weights.attention_op import (
     NORM_PRELIMINARY,
     PREVIOUS,
 )
-from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, jit, kernel, scatter
+from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, kernel, scatter
 from fastweights.ops.fast_weights.numba_steps import (
     HEBBIAN,
     NONE,
@@ -28,6 +30,7 @@ from fastweights.ops.fast_weights.numba_steps import (
     Slow,
     backward_step,
     forward_step,
+    inlined,
     new_work,
     nothing_carried,
     result_again,
@@ -147,7 +150,7 @@ def backward(
         kept = Kept(history, all_queries[block], all_centred[block])
         gradients = Gradients(dhistory, drates[block], dgain[block], dbias[block])
         _take_past(history, past, first, width, lanes)
-        clear(dhistory, 0, (carried + 1) * width, lanes)
+        clear(dhistory, np.int64(0), (carried + 1) * width, lanes)
         for t in range(length):
             new = (carried + t + 1) * step
             result_again(settings, slow, kept, t * settings.norms, output, t, first, new)
@@ -169,7 +172,7 @@ def backward(
             scatter(dpast[m], first, dhistory, m * step, lanes)
 
 
-@jit
+@inlined
 def _settings(
     lanes: int, memory: int, flags: int, inner_steps: int, like: Any, eps: Any
 ) -> Settings:
@@ -181,10 +184,9 @@ def _settings(
     )  # fmt: skip
 
 
-@jit
+@inlined
 def _take_past(history: Any, past: Any, first: int, width: int, lanes: int) -> None:
     """The first rows of the history; a start from nothing is h = 0."""
-    if past.shape[0] == 0:
-        clear(history, 0, width, lanes)
+    clear(history, np.int64(0), width, lanes)
     for m in range(past.shape[0]):
         gather(history, m * width * lanes, past[m], first, lanes)

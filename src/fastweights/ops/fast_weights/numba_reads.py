@@ -26,8 +26,7 @@ def read_history(
     """
     step = width * lanes
     zero = spread(y.dtype.type(0))
-    m = 0
-    while m + 4 <= count:
+    for m in range(0, count - 3, 4):
         at = m * step
         a0, a1, a2, a3 = zero, zero, zero, zero
         b0, b1, b2, b3 = zero, zero, zero, zero
@@ -58,15 +57,13 @@ def read_history(
             total = fma(a1, load(history, i + step), total)
             total = fma(a2, load(history, i + 2 * step), total)
             store(y, y_at + j, fma(a3, load(history, i + 3 * step), total))
-        m += 4
-    while m < count:
+    for m in range(count - count % 4, count):
         score = zero
         for j in range(0, step, lanes):
             score = fma(load(history, m * step + j), load(queries, asked + j), score)
         score = score * _rate(rates, count, m, first)
         for j in range(0, step, lanes):
             store(y, y_at + j, fma(score, load(history, m * step + j), load(y, y_at + j)))
-        m += 1
 
 
 @jit
@@ -82,8 +79,7 @@ def read_history_backward(
     step = width * lanes
     zero = spread(g.dtype.type(0))
     clear(g, g_at, width, lanes)
-    m = 0
-    while m + 4 <= count:
+    for m in range(0, count - 3, 4):
         at = m * step
         c0, c1, c2, c3 = zero, zero, zero, zero
         e0, e1, e2, e3 = zero, zero, zero, zero
@@ -125,8 +121,7 @@ def read_history_backward(
                 store(dhistory, i, fma(e2, v, fma(c2, d, load(dhistory, i))))
                 i += step
                 store(dhistory, i, fma(e3, v, fma(c3, d, load(dhistory, i))))
-        m += 4
-    while m < count:
+    for m in range(count - count % 4, count):
         at = m * step
         c, e = zero, zero
         for j in range(0, step, lanes):
@@ -142,7 +137,6 @@ def read_history_backward(
             if not detach:
                 v, d = load(queries, asked + j), load(dy, dy_at + j)
                 store(dhistory, i, fma(e, v, fma(c, d, load(dhistory, i))))
-        m += 1
 
 
 @jit
