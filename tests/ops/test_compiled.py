@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 from pathlib import Path
 
 import numba
 import pytest
+from numba.core import event
 
 from fastweights.ops import compiled as module
 from fastweights.ops.compiled import compiled
@@ -80,3 +82,25 @@ def test_sources_that_cannot_be_written_to(folder: Path, monkeypatch: pytest.Mon
 
 def test_options_reach_numba() -> None:
     assert compiled(inline="always")(lambda x: x).targetoptions["inline"] == "always"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_no_garbage_collection_while_kernels_compile(folder: Path, wanted: bool) -> None:
+    seen = []
+
+    class Watcher(event.Listener):
+        def on_start(self, _: event.Event) -> None:
+            seen.append(gc.isenabled())
+
+        def on_end(self, _: event.Event) -> None:
+            pass
+
+    before = gc.isenabled()
+    try:
+        gc.enable() if wanted else gc.disable()
+        with event.install_listener("numba:compile", Watcher()):
+            load(folder, 2)
+        assert seen == [False]
+        assert gc.isenabled() == wanted
+    finally:
+        gc.enable() if before else gc.disable()

@@ -9,13 +9,16 @@ compiled code is named after the content of every file in `fastweights.ops`.
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numba
+from numba.core import event
 
 __all__ = ["compiled"]
 
@@ -43,11 +46,44 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         given = _config.CACHE_DIR  # read by Numba while it decorates
         _config.CACHE_DIR = str(_root(given) / f"kernels-{_fingerprint(_HERE)}")
         try:
-            return numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+            kernel = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+            _KERNELS.add(kernel)
+            return kernel
         finally:
             _config.CACHE_DIR = given
 
     return decorate
+
+
+class _Uncollected(event.Listener):
+    """No garbage collection while a kernel is compiled.
+
+    Numba makes millions of small objects, hardly any of them garbage: looking through them again
+    and again would take an eighth of the time.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0  # kernels compile the functions they call
+        self._enabled = False
+
+    def on_start(self, event: Any) -> None:
+        if event.data["dispatcher"] not in _KERNELS:
+            return
+        if not self._depth:
+            self._enabled = gc.isenabled()
+            gc.disable()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        if event.data["dispatcher"] not in _KERNELS:
+            return
+        self._depth -= 1
+        if not self._depth and self._enabled:
+            gc.enable()
+
+
+_KERNELS: WeakSet[Any] = WeakSet()
+event.register("numba:compile", _Uncollected())
 
 
 def _root(given: str) -> Path:

@@ -114,6 +114,17 @@ def test_memory_that_was_never_written_is_never_read(kind, dtype):
         assert_close(tensor, expected[name], name)
 
 
+@pytest.mark.parametrize("write", ["before_read", "after_read"])
+@pytest.mark.parametrize(("length", "carried"), [(9, 0), (12, 6), (14, 3)])
+@pytest.mark.parametrize("form", ["attention", "chunked"])
+def test_what_four_reads_put_off_arrives(form, length, carried, write):
+    """Lengths with and without steps left over, histories with and without vectors left over."""
+    given = problem(length, 2, 5, carried=carried, write=write).to(torch.float64)
+    expected = solve(given, form=form, backend="reference", chunk_size=10)
+    for name, tensor in solve(given, form=form, backend="numba", chunk_size=10).items():
+        assert_close(tensor, expected[name], name)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="MALLOC_PERTURB_ is glibc's")
 def test_scratch_that_was_never_written_is_never_read():
     """The kernels' own scratch, which torch knows nothing of, full of huge numbers."""

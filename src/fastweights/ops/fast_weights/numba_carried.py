@@ -59,12 +59,13 @@ def read_matrices(
 
 @jit
 def ask_matrices(
-    carried: Carried, work: Work, queries: Any, asked: int, count: int, width: int, lanes: int
-) -> None:
+    carried: Carried, work: Work, dx: int, queries: Any, asked: int, count: int, width: int,
+    lanes: int,
+) -> None:  # fmt: skip
     """work.g += Σ fade · matrix · dx, and what each fade is worth: query · matrix · dx."""
     rows, base = work.rows, work.base
-    copy(carried.reads, asked, rows, work.dx, width, lanes)
-    copy(rows, work.x, rows, work.dx, width, lanes)
+    copy(carried.reads, asked, rows, dx, width, lanes)
+    copy(rows, work.x, rows, dx, width, lanes)
     for m in range(carried.fades.shape[0]):
         clear(rows, base, padded(width), lanes)
         symmetric_times(

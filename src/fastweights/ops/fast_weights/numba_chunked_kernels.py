@@ -40,6 +40,7 @@ from fastweights.ops.fast_weights.numba_rows import (
 )
 from fastweights.ops.fast_weights.numba_steps import (
     HEBBIAN,
+    SCORES,
     VECTORS,
     Gradients,
     Kept,
@@ -98,7 +99,7 @@ def backward_parts(
         width, components, chunk, inner_steps, norms
     )
     return (
-        history, queries, centred, matrices, work, history, matrices, queries,
+        history, queries, centred, matrices, work + SCORES * chunk, history, matrices, queries,
         3 * size * chunk * inner_steps, chunk + 1, chunk + 1,
     )  # fmt: skip
 
@@ -285,7 +286,7 @@ def backward(
             for k in range(count - 1, -1, -1):
                 backward_step(
                     settings, detach, slow, kept, rates, ask_matrices, carried, work, gradients,
-                    queries, queries, top, first, k * step, (k + 1) * step,
+                    queries, queries, k, count, first, k * step, (k + 1) * step,
                     k + (0 if settings.after_read else 1), k * slots * step, k * norms,
                 )  # fmt: skip
                 scatter(ddrive[begin + k], first, work.rows, work.dz, lanes)

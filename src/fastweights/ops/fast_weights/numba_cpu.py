@@ -151,7 +151,7 @@ def _forward(
     given = plain(drive, past, weight, norm_weight, norm_bias, table, static)
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
     addresses = (*map(address, given), *map(address, (output, queries, centred)))
-    rows = numba_kernels.scratch_rows(1, max(sizes[3], 1) + length, width)
+    rows = numba_kernels.scratch_rows(max(sizes[3], 1) + length, width, backwards=False)
 
     def work(start: int, stride: int) -> None:
         scratch = drive.new_empty(rows * lanes)
@@ -232,7 +232,7 @@ def _backward(
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
     addresses = (*map(address, given), *map(address, taken))
 
-    rows = numba_kernels.scratch_rows(2, max(sizes[3], 1) + length, width)
+    rows = numba_kernels.scratch_rows(max(sizes[3], 1) + length, width, backwards=True)
 
     def work(start: int, stride: int) -> None:
         scratch = doutput.new_empty(rows * lanes)

@@ -22,6 +22,7 @@ from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, kernel
 from fastweights.ops.fast_weights.numba_steps import (
     HEBBIAN,
     NONE,
+    SCORES,
     STATIC,
     VECTORS,
     Gradients,
@@ -40,9 +41,11 @@ from fastweights.ops.simd import array_at
 __all__ = ["HEBBIAN", "NONE", "STATIC", "backward", "forward", "scratch_rows"]
 
 
-def scratch_rows(histories: int, vectors: int, width: int) -> int:
-    """Rows of scratch that a call needs: histories of so many vectors, and the steps' own."""
-    return (histories * vectors + VECTORS) * width
+def scratch_rows(vectors: int, width: int, *, backwards: bool) -> int:
+    """Rows of scratch that a call needs, for a history of so many vectors and the steps' own."""
+    if backwards:
+        return (2 * vectors + VECTORS) * width + SCORES * vectors
+    return (vectors + VECTORS) * width
 
 
 @kernel
@@ -142,7 +145,8 @@ def backward(
     dread = array_at(addresses[16], like, (inner_steps, length, batch, width))
     asked_for = array_at(addresses[17], like, (inner_steps, length, batch, width))
     whole = (carried + length + 1) * step
-    rows = array_at(scratch, like, (2 * whole + VECTORS * step,))
+    scores = SCORES * (carried + length + 1) * lanes
+    rows = array_at(scratch, like, (2 * whole + VECTORS * step + scores,))
     history, dhistory = rows[:whole], rows[whole : 2 * whole]
     work = new_work(rows[2 * whole :], width, lanes)
     for block in range(start, blocks, stride):
@@ -162,7 +166,7 @@ def backward(
             fetch(hidden[t], first, lanes)
             backward_step(
                 settings, detach, slow, kept, rates, nothing_carried, None, work, gradients, dread,
-                asked_for, t, first, now, now + step,
+                asked_for, t, length, first, now, now + step,
                 carried + t + (0 if settings.after_read else 1),
                 t * max(inner_steps, 1) * step, t * settings.norms,
             )  # fmt: skip

@@ -1,7 +1,8 @@
 """Reading the vectors of a history, forward and backward, one sample per lane.
 
 Four memories at a time: their scores first, then what they add, while they are still in the
-nearest cache. So the history comes from farther away once per read.
+nearest cache. So the history comes from farther away once per read. The gradient of the history
+need not come as often: what four reads add to it waits in their scores, and is added at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 from fastweights.ops.fast_weights.numba_rows import clear, jit
 from fastweights.ops.simd import fma, load, spread, store
 
-__all__ = ["read_history", "read_history_backward"]
+__all__ = ["TOGETHER", "add_put_off", "read_history", "read_history_backward"]
+
+TOGETHER = 4  # reads whose additions to the gradient of the history are put off
 
 
 @jit
@@ -70,11 +73,13 @@ def read_history(
 def read_history_backward(
     g: Any, g_at: int, history: Any, dhistory: Any, count: int, rates: Any, first: int,
     drates: Any, learned: bool, detach: bool, dy: Any, dy_at: int, queries: Any, asked: int,
-    width: int, lanes: int,
+    scores: Any, scores_at: int, put_off: int, width: int, lanes: int,
 ) -> None:  # fmt: skip
     """g = Σ ρ e(τ) h(τ), the gradient of the query, with e(τ) = h(τ)·dy.
 
-    Adds to the gradients of the history, unless ``detach``, and of the rates if ``learned``.
+    Adds to the gradients of the history, unless ``detach``, and of the rates if ``learned``. The
+    first ``put_off`` vectors, a multiple of four, get nothing yet, but from ``scores_at`` on their
+    two scores: that with the query, and four rows on that with dy, eight rows for each vector.
     """
     step = width * lanes
     zero = spread(g.dtype.type(0))
@@ -106,13 +111,26 @@ def read_history_backward(
         c2, e2 = rate * c2, rate * e2
         rate = _rate(rates, count, m + 3, first)
         c3, e3 = rate * c3, rate * e3
+        if m < put_off:
+            i = scores_at + m * 2 * TOGETHER * lanes
+            store(scores, i, c0)
+            store(scores, i + TOGETHER * lanes, e0)
+            i += 2 * TOGETHER * lanes
+            store(scores, i, c1)
+            store(scores, i + TOGETHER * lanes, e1)
+            i += 2 * TOGETHER * lanes
+            store(scores, i, c2)
+            store(scores, i + TOGETHER * lanes, e2)
+            i += 2 * TOGETHER * lanes
+            store(scores, i, c3)
+            store(scores, i + TOGETHER * lanes, e3)
         for j in range(0, step, lanes):
             i = at + j
             total = fma(e0, load(history, i), load(g, g_at + j))
             total = fma(e1, load(history, i + step), total)
             total = fma(e2, load(history, i + 2 * step), total)
             store(g, g_at + j, fma(e3, load(history, i + 3 * step), total))
-            if not detach:
+            if not detach and m >= put_off:
                 v, d = load(queries, asked + j), load(dy, dy_at + j)
                 store(dhistory, i, fma(e0, v, fma(c0, d, load(dhistory, i))))
                 i += step
@@ -137,6 +155,42 @@ def read_history_backward(
             if not detach:
                 v, d = load(queries, asked + j), load(dy, dy_at + j)
                 store(dhistory, i, fma(e, v, fma(c, d, load(dhistory, i))))
+
+
+@jit
+def add_put_off(
+    dhistory: Any, put_off: int, scores: Any, scores_at: int, dy: Any, dy_at: int, queries: Any,
+    asked: int, width: int, lanes: int,
+) -> None:  # fmt: skip
+    """What four reads in a row have left to be added to the first ``put_off`` vectors.
+
+    Their scores stand side by side, their queries and dy one after the other.
+    """
+    step = width * lanes
+    for m in range(0, put_off, 2):
+        i = scores_at + m * 2 * TOGETHER * lanes
+        c0, c1 = load(scores, i), load(scores, i + lanes)
+        c2, c3 = load(scores, i + 2 * lanes), load(scores, i + 3 * lanes)
+        e0, e1 = load(scores, i + 4 * lanes), load(scores, i + 5 * lanes)
+        e2, e3 = load(scores, i + 6 * lanes), load(scores, i + 7 * lanes)
+        i += 2 * TOGETHER * lanes
+        c4, c5 = load(scores, i), load(scores, i + lanes)
+        c6, c7 = load(scores, i + 2 * lanes), load(scores, i + 3 * lanes)
+        e4, e5 = load(scores, i + 4 * lanes), load(scores, i + 5 * lanes)
+        e6, e7 = load(scores, i + 6 * lanes), load(scores, i + 7 * lanes)
+        for j in range(0, step, lanes):
+            i = m * step + j
+            a, b = load(dhistory, i), load(dhistory, i + step)
+            v, d = load(queries, asked + j), load(dy, dy_at + j)
+            a, b = fma(e0, v, fma(c0, d, a)), fma(e4, v, fma(c4, d, b))
+            v, d = load(queries, asked + step + j), load(dy, dy_at + step + j)
+            a, b = fma(e1, v, fma(c1, d, a)), fma(e5, v, fma(c5, d, b))
+            v, d = load(queries, asked + 2 * step + j), load(dy, dy_at + 2 * step + j)
+            a, b = fma(e2, v, fma(c2, d, a)), fma(e6, v, fma(c6, d, b))
+            v, d = load(queries, asked + 3 * step + j), load(dy, dy_at + 3 * step + j)
+            a, b = fma(e3, v, fma(c3, d, a)), fma(e7, v, fma(c7, d, b))
+            store(dhistory, i, a)
+            store(dhistory, i + step, b)
 
 
 @jit

@@ -16,7 +16,12 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
-from fastweights.ops.fast_weights.numba_reads import read_history, read_history_backward
+from fastweights.ops.fast_weights.numba_reads import (
+    TOGETHER,
+    add_put_off,
+    read_history,
+    read_history_backward,
+)
 from fastweights.ops.fast_weights.numba_rows import (
     add,
     clear,
@@ -35,6 +40,7 @@ from fastweights.ops.simd import load, masked, store
 __all__ = [
     "HEBBIAN",
     "NONE",
+    "SCORES",
     "STATIC",
     "VECTORS",
     "Gradients",
@@ -51,7 +57,8 @@ __all__ = [
 ]
 
 HEBBIAN, STATIC, NONE = 0, 1, 2
-VECTORS = 8  # of a step's scratch
+VECTORS = 11  # of a step's scratch
+SCORES = 2 * TOGETHER  # rows beside them for every vector of the history, on the way back
 
 # Put into its caller before it is typed: compiled once less, and no tuple goes through memory.
 inlined = njit(nogil=True, error_model="numpy", inline="always")
@@ -102,17 +109,21 @@ class Gradients(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Scratch: one array of rows, and where in it each vector begins."""
+    """Scratch: one array of rows, and where in it each vector begins.
+
+    ``dx`` has four of them, one for each of the reads that are put off together.
+    """
 
     rows: Any
     z: Any
     y: Any
     x: Any
     base: Any
-    dx: Any
     dz: Any
     g: Any
     zeros: Any
+    dx: Any
+    scores: Any
 
 
 @jit
@@ -120,8 +131,10 @@ def new_work(rows: Any, size: int, lanes: int) -> Work:
     """The vectors of :class:`Work`, in its order, of so many rows each."""
     step = size * lanes
     clear(rows, 2 * step, size, lanes)  # the padding of x, which matrices multiply, stays zero
-    clear(rows, 7 * step, size, lanes)
-    return Work(rows, 0, step, 2 * step, 3 * step, 4 * step, 5 * step, 6 * step, 7 * step)
+    clear(rows, 6 * step, size, lanes)
+    return Work(
+        rows, 0, step, 2 * step, 3 * step, 4 * step, 5 * step, 6 * step, 7 * step, VECTORS * step
+    )
 
 
 @jit
@@ -193,19 +206,25 @@ def result_again(
 @inlined
 def backward_step(
     settings: Settings, detach: bool, slow: Slow, kept: Kept, rates: Any, ask_carried: Any,
-    carried: Any, work: Work, gradients: Gradients, dread: Any, asked_for: Any, t: int, first: int,
-    now: int, new: int, count: int, query: int, place: int,
+    carried: Any, work: Work, gradients: Gradients, dread: Any, asked_for: Any, t: int,
+    length: int, first: int, now: int, new: int, count: int, query: int, place: int,
 ) -> None:  # fmt: skip
     """From the gradient of h(t+1) to that of z(t), left in ``work.dz``, and of all before.
 
-    With a static memory, ``dread`` and ``asked_for`` (S, T, B, H) get the two factors of its
-    gradient at step t. ``ask_carried`` adds to ``work.g`` and to the gradients in ``carried``.
+    The steps come from ``length`` − 1 down to 0. With a static memory, ``dread`` and ``asked_for``
+    (S, T, B, H) get the two factors of its gradient at step t. ``ask_carried`` adds to ``work.g``
+    and to the gradients in ``carried``.
     """
     lanes, width = settings.lanes, slow.weight.shape[0]
     step = width * lanes
     history, queries, centred = kept
     dhistory = gradients.history
-    rows, g, dx, dz, dy = work.rows, work.g, work.dx, work.dz, work.y
+    rows, g, dz, dy = work.rows, work.g, work.dz, work.y
+    turn = t % TOGETHER
+    dx = work.dx + turn * step
+    put_off = 0
+    if settings.inner_steps == 1 and not detach and t - turn + TOGETHER <= length:
+        put_off = (count - turn) // 4 * 4  # what the first of these steps has in sight
     copy(rows, g, dhistory, new, width, lanes)
     clear(rows, dz, width, lanes)
     for s in range(settings.inner_steps - 1, -1, -1):
@@ -226,9 +245,14 @@ def backward_step(
         if settings.memory == HEBBIAN:
             read_history_backward(
                 rows, g, history, dhistory, count, rates, first, gradients.rates,
-                settings.learned, detach, rows, dx, queries, asked, width, lanes,
+                settings.learned, detach, rows, dx, queries, asked, rows,
+                work.scores + turn * lanes, put_off, width, lanes,
             )  # fmt: skip
-            ask_carried(carried, work, queries, asked, count, width, lanes)
+            if put_off and turn == 0:
+                add_put_off(
+                    dhistory, put_off, rows, work.scores, rows, dx, queries, asked, width, lanes
+                )
+            ask_carried(carried, work, dx, queries, asked, count, width, lanes)
         elif settings.memory == STATIC:
             scatter(dread[s, t], first, rows, dx, lanes)
             scatter(asked_for[s, t], first, queries, asked, lanes)
