@@ -33,6 +33,7 @@ from fastweights.ops.fast_weights.numba_rows import (
     add,
     clear,
     copy,
+    fetch,
     gather,
     jit,
     kernel,
@@ -160,15 +161,20 @@ def forward(
             if keep:
                 scatter(states[begin // chunk], first, matrices, top, lanes)
             for k in range(count):
-                gather(work.rows, work.y, drive[begin + k], first, lanes)
+                t = begin + k
+                gather(work.rows, work.y, drive[t], first, lanes)
+                fetch(drive[min(t + 1, length - 1)], first, lanes)
+                fetch(output[t], first, lanes)
+                if keep:
+                    _fetch_kept(settings, t, first, queries, centred)
                 forward_step(
                     settings, slow, kept, rates, read_matrices, carried, work, first, k * step,
                     (k + 1) * step, k + (0 if settings.after_read else 1), k * slots * step,
                     k * norms,
                 )  # fmt: skip
-                scatter(output[begin + k], first, kept.history, (k + 1) * step, lanes)
-            if keep:
-                _put_by(kept, settings, begin, count, first, step, queries, centred)
+                scatter(output[t], first, kept.history, (k + 1) * step, lanes)
+                if keep:
+                    _put_by(kept, settings, k, t, first, step, queries, centred)
             turn(across, top, chunk, kept.history, count, width, lanes)
             for m in range(components):
                 shares_at_end(shares, writes[m], fades[m], ends, begin, count, first, lanes)
@@ -261,16 +267,19 @@ def backward(
                 result_again(settings, slow, kept, 0, output, begin - 1, first, top)
             else:
                 gather(kept.history, top, hidden, first, lanes)
-            _take_out(kept, settings, begin, count, first, step, queries, centred)
-            for k in range(count):
-                new = (k + 1) * step
-                result_again(settings, slow, kept, k * norms, output, begin + k, first, new)
-                scatter(earlier[begin + k], first, kept.history, k * step, lanes)
             # What the later chunks have sent to h at their start, now the end of this one.
             copy(work.rows, work.g, dhistory, top, width, lanes)
             clear(dhistory, top, width, lanes)
-            for k in range(1, count + 1):
-                gather(dhistory, k * step, doutput[begin + k - 1], first, lanes)
+            for k in range(count):
+                t, new = begin + k, (k + 1) * step
+                following = min(t + 1, length - 1)
+                _take_out(kept, settings, k, t, first, step, queries, centred)
+                _fetch_kept(settings, following, first, queries, centred)
+                result_again(settings, slow, kept, k * norms, output, t, first, new)
+                scatter(earlier[t], first, kept.history, k * step, lanes)
+                fetch(earlier[following], first, lanes)
+                gather(dhistory, new, doutput[t], first, lanes)
+                fetch(doutput[following], first, lanes)
             add(dhistory, count * step, work.rows, work.g, width, lanes)
             for m in range(components):
                 shares_at_end(shares, writes[m], fades[m], ends, begin, count, first, lanes)
@@ -284,6 +293,7 @@ def backward(
                         lanes,
                     )  # fmt: skip
             for k in range(count - 1, -1, -1):
+                fetch(ddrive[begin + k], first, lanes)
                 backward_step(
                     settings, detach, slow, kept, rates, ask_matrices, carried, work, gradients,
                     queries, queries, k, count, first, k * step, (k + 1) * step,
@@ -331,34 +341,36 @@ def _rows_of_a_chunk(like: Any, lanes: int, parts: Any, scratch: Any) -> Kept:
 
 
 @jit
+def _fetch_kept(settings: Settings, t: int, first: int, queries: Any, centred: Any) -> None:
+    for s in range(settings.inner_steps):
+        fetch(queries[t, s], first, settings.lanes)
+    for n in range(settings.norms):
+        fetch(centred[t, n], first, settings.lanes)
+
+
+@jit
 def _put_by(
-    kept: Kept, settings: Settings, begin: int, count: int, first: int, step: int,
-    queries: Any, centred: Any,
+    kept: Kept, settings: Settings, k: int, t: int, first: int, step: int, queries: Any,
+    centred: Any,
 ) -> None:  # fmt: skip
-    """A chunk's rows to the plain arrays."""
-    lanes = settings.lanes
-    for k in range(count):
-        t = begin + k
-        for s in range(settings.inner_steps):
-            at = (k * settings.inner_steps + s) * step
-            scatter(queries[t, s], first, kept.queries, at, lanes)
-        for n in range(settings.norms):
-            at = (k * settings.norms + n) * step
-            scatter(centred[t, n], first, kept.centred, at, lanes)
+    """The rows of one of a chunk's steps to the plain arrays."""
+    for s in range(settings.inner_steps):
+        at = (k * settings.inner_steps + s) * step
+        scatter(queries[t, s], first, kept.queries, at, settings.lanes)
+    for n in range(settings.norms):
+        at = (k * settings.norms + n) * step
+        scatter(centred[t, n], first, kept.centred, at, settings.lanes)
 
 
 @jit
 def _take_out(
-    kept: Kept, settings: Settings, begin: int, count: int, first: int, step: int,
-    queries: Any, centred: Any,
+    kept: Kept, settings: Settings, k: int, t: int, first: int, step: int, queries: Any,
+    centred: Any,
 ) -> None:  # fmt: skip
     """The inverse of :func:`_put_by`."""
-    lanes = settings.lanes
-    for k in range(count):
-        t = begin + k
-        for s in range(settings.inner_steps):
-            at = (k * settings.inner_steps + s) * step
-            gather(kept.queries, at, queries[t, s], first, lanes)
-        for n in range(settings.norms):
-            at = (k * settings.norms + n) * step
-            gather(kept.centred, at, centred[t, n], first, lanes)
+    for s in range(settings.inner_steps):
+        at = (k * settings.inner_steps + s) * step
+        gather(kept.queries, at, queries[t, s], first, settings.lanes)
+    for n in range(settings.norms):
+        at = (k * settings.norms + n) * step
+        gather(kept.centred, at, centred[t, n], first, settings.lanes)
