@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 import fastweights
 
@@ -22,7 +25,6 @@ extensions = [
     "myst_parser",  # Markdown
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",  # Args, Returns, Raises
 ]
 exclude_patterns = ["_build"]
@@ -31,6 +33,7 @@ myst_heading_anchors = 3  # links to headings work as on GitHub
 html_theme = "furo"
 html_title = f"fastweights {version}"
 html_copy_source = False
+html_math_renderer = "mathml"  # by the browser itself: MathJax would have to be fetched
 
 autodoc_inherit_docstrings = False  # what torch says of its modules stands in torch's documentation
 autodoc_typehints_format = "short"
@@ -68,6 +71,12 @@ def _within(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = re.sub(r"\[([^]]*)\]\((\.\./[^)]*)\)", link, source[0])
 
 
+def _math(writer: HTML5Translator, node: nodes.Element) -> None:
+    writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (_math, None), (_math, None))
     app.connect("source-read", _within)

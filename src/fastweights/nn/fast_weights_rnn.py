@@ -26,7 +26,7 @@ class FastWeightsRNN(FastWeightsBase):
     .. math::
         A(t) &= \\lambda A(t-1) + \\eta\\, h(t) h(t)^\\top \\\\
         h_0(t+1) &= f(z(t)) \\\\
-        h_s(t+1) &= f(\\mathrm{LN}[z(t) + A(t) h_{s-1}(t+1)]), \\quad s = 1 \\dots S \\\\
+        h_s(t+1) &= f(\\mathrm{LN}[z(t) + A(t) h_{s-1}(t+1)]), \\quad s = 1 \\ldots S \\\\
         h(t+1) &= h_S(t+1)
 
     Shapes are those of ``nn.RNN``: input (L, N, input_size), (N, L, input_size) with

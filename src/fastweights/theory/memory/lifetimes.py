@@ -1,6 +1,7 @@
 """At which age the signal has sunk to the noise, against the number of synapses.
 
-The age at which SNR = 1 as a real number, for an endless past; `lifetime` is its whole part.
+The age at which SNR = 1 as a real number, for an endless past; its whole part is
+`fastweights.theory.memory.lifetime`.
 """
 
 from __future__ import annotations

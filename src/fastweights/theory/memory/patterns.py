@@ -10,7 +10,7 @@ products Δw = h hᵀ. If memories are drawn one like another, five numbers abou
 
 .. math::
     \\mathrm{noise}^2 = \\text{own}\\; r_k^2 + \\text{cross} \\sum_{k' \\ne k} r_{k'}^2
-    + \\text{common} \\Big(\\sum_{k' \\ne k} r_{k'}\\Big)^2
+    + \\text{common} \\left(\\sum_{k' \\ne k} r_{k'}\\right)^2
     + 2\\, \\text{shared}\\; r_k \\sum_{k' \\ne k} r_{k'} .
 
 Equation 7 is the case in which there is nothing but cross, and signal²/cross = N.

@@ -2,18 +2,20 @@
 
 A linear unit has learned y = w·x for a and b exactly; Gaussian noise g is added to its weights, so
 that it errs by a·g and b·g. A step of fixed length down the gradient of A's error then goes along
-∓a/|a|, and improves B by
+∓a / ``|a|``, and improves B by
 
 .. math::
-    u = \\mathrm{sign}(a·g)\\,(b·g)\\,\\frac{a·b}{|a|}, \\qquad v = |b·g|\\,|b|
+    u = \\mathrm{sign}(a \\cdot g)\\,(b \\cdot g)\\,\\frac{a \\cdot b}{|a|}, \\qquad
+    v = |b \\cdot g|\\,|b|
 
 where v is what the same step on B itself would have given. Their ratio u/v is the cosine of the
-angle θ between the two descents (equation 1). With c = a·b / (|a||b|), and because a·g and b·g
+angle θ between the two descents (equation 1). With c = a·b / (``|a| |b|``), and because a·g and b·g
 are jointly Gaussian with correlation c,
 
 .. math::
     \\frac{E[u]}{E[v]} = c^2, \\qquad
-    E[\\cos θ] = c\\,E[\\mathrm{sign}(a·g)\\,\\mathrm{sign}(b·g)] = \\frac{2}{π}\\,c\\,\\arcsin c .
+    E[\\cos θ] = c\\,E[\\mathrm{sign}(a \\cdot g)\\,\\mathrm{sign}(b \\cdot g)]
+    = \\frac{2}{π}\\,c\\,\\arcsin c .
 
 Equation 2 states c² as the expected cosine; it is the ratio of the expected improvements.
 """

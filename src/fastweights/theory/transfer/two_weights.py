@@ -8,7 +8,7 @@ weights at (k cos ψ, sin ψ), a further step improves association 2 where both 
 
 .. math::
     k \\cos ψ\\,(k \\cos φ \\cos ψ + \\sin φ \\sin ψ) > 0
-    \\iff \\tan ψ > -k \\cot φ \\quad (φ < π/2),
+    \\Leftrightarrow \\tan ψ > -k \\cot φ \\quad (φ < π/2),
 
 .. math:: P(k) = \\frac12 + \\frac1π \\arctan(k \\cot φ) .
 
