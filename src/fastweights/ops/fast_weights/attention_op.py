@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
-from fastweights.ops.fast_weights import fused_op
 from fastweights.ops.fast_weights.fused_op import FusedOp, watched
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
@@ -30,11 +29,12 @@ __all__ = [
     "PREVIOUS",
     "TANH",
     "flags_of",
+    "gradients",
     "gradients_like",
+    "keeping",
     "last_of",
     "norms_of",
     "past_the_end",
-    "register",
     "run",
     "why_not",
 ]
@@ -195,7 +195,7 @@ def gradients_like(
     static: Tensor | None,
     flags: int,
 ) -> tuple[Tensor, ...]:
-    """What a ``backward`` of :func:`register` returns, empty; of no size where nobody asks."""
+    """What a ``backward`` of :func:`keeping` returns, empty; of no size where nobody asks."""
     width = doutput.shape[2]
     return (
         doutput.new_empty(doutput.shape),
@@ -208,22 +208,15 @@ def gradients_like(
     )
 
 
-def register(
-    name: str,
-    forward: Callable[..., tuple[Tensor, ...]],
-    forward_shapes: Callable[..., tuple[Tensor, ...]],
-    backward: Callable[..., tuple[Tensor, ...]],
-    backward_shapes: Callable[..., tuple[Tensor, ...]],
-    *,
+def keeping(
     needs_output: Callable[[int, int], bool],
-) -> FusedOp:
-    """Tell PyTorch of an op and of its gradient, which has none itself.
+) -> Callable[[Any, tuple[Any, ...], tuple[Tensor, ...]], None]:
+    """The ``setup_context`` of an op of the attention form.
 
-    ``forward`` returns the output and whatever it keeps; ``backward`` takes the gradient of the
-    output, the output (None unless ``needs_output``, a function of S and the flags), past, weight,
-    rates, norm_weight, norm_bias, static, what was kept, S, ε, flags and memory, and returns the
-    gradients of drive, past, weight, rates, norm_weight, norm_bias and static. The functions of
-    shapes take the same and return empty tensors of the same shapes.
+    Its ``forward`` returns the output and whatever it keeps; its ``backward`` takes the gradient
+    of the output, the output (None unless ``needs_output``, a function of S and the flags), past,
+    weight, rates, norm_weight, norm_bias, static, what was kept, S, ε, flags and memory, and
+    returns the gradients of drive, past, weight, rates, norm_weight, norm_bias and static.
     """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -235,15 +228,13 @@ def register(
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
 
-    return fused_op.register(
-        name, forward, forward_shapes, backward, backward_shapes, setup_context, _gradients
-    )
+    return setup_context
 
 
-def _gradients(
+def gradients(
     backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
-    """One for each input of the op."""
+    """By the ``backward`` of :func:`keeping`, one for each input of the op."""
     nothing = (None,) * 12
     if doutput is None:
         return nothing
@@ -251,7 +242,7 @@ def _gradients(
     past, gain, static = saved[1], saved[4], saved[6]
     learned = ctx.settings[2] & LEARNED
     ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(doutput, *saved, *ctx.settings)
-    gradients = (
+    found = (
         ddrive,
         None if past is None else dpast,
         dweight,
@@ -260,4 +251,4 @@ def _gradients(
         None if gain is None else dbias,
         None if static is None else dstatic,
     )
-    return gradients + nothing[len(gradients) :]
+    return found + nothing[len(found) :]

@@ -12,12 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastweights.ops.fast_weights.attention_op import (
-    AFTER_READ,
     DETACH,
-    LEARNED,
-    NORM,
-    NORM_PRELIMINARY,
-    PREVIOUS,
 )
 from fastweights.ops.fast_weights.numba_carried import (
     Carried,
@@ -52,6 +47,7 @@ from fastweights.ops.fast_weights.numba_steps import (
     inlined,
     new_work,
     result_again,
+    settings_of,
 )
 from fastweights.ops.fast_weights.numba_symmetric import (
     add_products,
@@ -122,7 +118,7 @@ def forward(
     length, batch, width, components, chunk = sizes
     step = width * lanes
     size = packed(width) * lanes
-    settings = _settings(lanes, flags, inner_steps, like, eps)
+    settings = settings_of(lanes, HEBBIAN, flags, inner_steps, like, eps)
     norms, slots = settings.norms, max(inner_steps, 1)
     drive = array_at(addresses[0], like, (length, batch, width))
     weight = array_at(addresses[1], like, (width, width))
@@ -209,7 +205,7 @@ def backward(
     blocks = -(-batch // lanes)
     step = width * lanes
     size = packed(width) * lanes
-    settings = _settings(lanes, flags, inner_steps, like, eps)
+    settings = settings_of(lanes, HEBBIAN, flags, inner_steps, like, eps)
     detach = flags & DETACH != 0
     norms, slots = settings.norms, max(inner_steps, 1)
     weight = array_at(addresses[0], like, (width, width))
@@ -319,16 +315,6 @@ def backward(
         scatter(dhidden, first, dhistory, top, lanes)
         for m in range(components):
             write_matrix(dstart[:, m], first, dmatrices, m * size, lanes)
-
-
-@inlined
-def _settings(lanes: int, flags: int, inner_steps: int, like: Any, eps: Any) -> Settings:
-    norm, preliminary = flags & NORM != 0, flags & NORM_PRELIMINARY != 0
-    return Settings(
-        lanes, HEBBIAN, norm, preliminary, flags & PREVIOUS != 0, flags & AFTER_READ != 0,
-        flags & LEARNED != 0, inner_steps,
-        (inner_steps if norm else 0) + (1 if preliminary else 0), like.dtype.type(eps),
-    )  # fmt: skip
 
 
 @inlined

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastweights.decay import Decay
-from fastweights.ops.fast_weights import attention_op
+from fastweights.ops.fast_weights import attention_op, fused_op
 from fastweights.ops.fast_weights.attention_op import (
     LEARNED,
     NORM,
@@ -260,11 +260,12 @@ def _backward_shapes(
     return attention_op.gradients_like(doutput, past, weight, rates, static, flags)
 
 
-_attention = attention_op.register(
+_attention = fused_op.register(
     "attention_form",
     _forward,
     _forward_shapes,
     _backward,
     _backward_shapes,
-    needs_output=needs_output,
+    attention_op.keeping(needs_output),
+    attention_op.gradients,
 )

@@ -11,12 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastweights.ops.fast_weights.attention_op import (
-    AFTER_READ,
     DETACH,
-    LEARNED,
-    NORM,
-    NORM_PRELIMINARY,
-    PREVIOUS,
 )
 from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, kernel, scatter
 from fastweights.ops.fast_weights.numba_steps import (
@@ -27,7 +22,6 @@ from fastweights.ops.fast_weights.numba_steps import (
     VECTORS,
     Gradients,
     Kept,
-    Settings,
     Slow,
     backward_step,
     forward_step,
@@ -35,6 +29,7 @@ from fastweights.ops.fast_weights.numba_steps import (
     new_work,
     nothing_carried,
     result_again,
+    settings_of,
 )
 from fastweights.ops.simd import array_at
 
@@ -65,8 +60,8 @@ def forward(
     carried = max(known - 1, 0)
     step = width * lanes
     slots, steps = (blocks, length) if keep else (min(stride, blocks), 1)
-    settings = _settings(lanes, memory, flags, inner_steps, like, eps)
-    norms = settings.norms if settings.norm else 0
+    settings = settings_of(lanes, memory, flags, inner_steps, like, eps)
+    norms = settings.norms
     drive = array_at(addresses[0], like, (length, batch, width))
     past = array_at(addresses[1], like, (known, batch, width))
     slow = Slow(
@@ -120,8 +115,8 @@ def backward(
     blocks = -(-batch // lanes)
     carried = max(known - 1, 0)
     step = width * lanes
-    settings = _settings(lanes, memory, flags, inner_steps, like, eps)
-    norms = settings.norms if settings.norm else 0
+    settings = settings_of(lanes, memory, flags, inner_steps, like, eps)
+    norms = settings.norms
     detach = flags & DETACH != 0
     past = array_at(addresses[0], like, (known, batch, width))
     slow = Slow(
@@ -174,18 +169,6 @@ def backward(
             scatter(hidden[t], first, history, now, lanes)
         for m in range(known):
             scatter(dpast[m], first, dhistory, m * step, lanes)
-
-
-@inlined
-def _settings(
-    lanes: int, memory: int, flags: int, inner_steps: int, like: Any, eps: Any
-) -> Settings:
-    preliminary = flags & NORM_PRELIMINARY != 0
-    return Settings(
-        lanes, memory, flags & NORM != 0, preliminary, flags & PREVIOUS != 0,
-        flags & AFTER_READ != 0, flags & LEARNED != 0, inner_steps,
-        inner_steps + (1 if preliminary else 0), like.dtype.type(eps),
-    )  # fmt: skip
 
 
 @inlined

@@ -16,6 +16,13 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
+from fastweights.ops.fast_weights.attention_op import (
+    AFTER_READ,
+    LEARNED,
+    NORM,
+    NORM_PRELIMINARY,
+    PREVIOUS,
+)
 from fastweights.ops.fast_weights.numba_reads import (
     TOGETHER,
     add_put_off,
@@ -54,6 +61,7 @@ __all__ = [
     "new_work",
     "nothing_carried",
     "result_again",
+    "settings_of",
 ]
 
 HEBBIAN, STATIC, NONE = 0, 1, 2
@@ -80,6 +88,19 @@ class Settings(NamedTuple):
     inner_steps: Any
     norms: Any
     eps: Any
+
+
+@inlined
+def settings_of(
+    lanes: int, memory: int, flags: int, inner_steps: int, like: Any, eps: Any
+) -> Settings:
+    """From what the ops take."""
+    norm, preliminary = flags & NORM != 0, flags & NORM_PRELIMINARY != 0
+    return Settings(
+        lanes, memory, norm, preliminary, flags & PREVIOUS != 0, flags & AFTER_READ != 0,
+        flags & LEARNED != 0, inner_steps,
+        inner_steps + (1 if preliminary else 0) if norm else 0, like.dtype.type(eps),
+    )  # fmt: skip
 
 
 class Slow(NamedTuple):

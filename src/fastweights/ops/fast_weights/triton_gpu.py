@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
-from fastweights.ops.fast_weights import attention_op
+from fastweights.ops.fast_weights import attention_op, fused_op
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
     DETACH,
@@ -258,11 +258,12 @@ def _backward_shapes(
     return attention_op.gradients_like(doutput, past, weight, rates, static, flags)
 
 
-_attention = attention_op.register(
+_attention = fused_op.register(
     "attention_form_triton",
     _forward,
     _forward_shapes,
     _backward,
     _backward_shapes,
-    needs_output=lambda inner_steps, flags: True,  # it is the memory
+    attention_op.keeping(lambda inner_steps, flags: True),  # it is the memory
+    attention_op.gradients,
 )
