@@ -78,7 +78,7 @@ def energy(decay: Decay, memories: int | None = None) -> float:
 
     .. math::
         \\sum_k λ^{2k} = \\frac{1}{1 - λ^2}, \\qquad
-        \\sum_k (k + 1)^{-2γ} = ζ(2γ) \\text{ for } γ > \\tfrac12, \\qquad
+        \\sum_k (k + 1)^{-2γ} = ζ(2γ) \\text{ for } γ > \\frac12, \\qquad
         \\sum_k \\frac{1}{(k + 1)!} = e - 1
 
     Args:

@@ -2,7 +2,7 @@ r"""How strongly to write: η from the length of the sequence.
 
 What a layer writes is h = relu(LN(…)). Taken at random such vectors have
 
-.. math:: E[h h^\top] = σ² I + μ² 1 1^\top, \quad σ² = \tfrac12 - 1/2π, \quad μ² = 1/2π,
+.. math:: E[h h^\top] = σ² I + μ² 1 1^\top, \quad σ² = \frac12 - 1/2π, \quad μ² = 1/2π,
 
 up to terms in 1/H, since their entries are normal numbers with the negative ones cut off. So a
 memory of T of them reads a vector v that belongs to none of them as

@@ -2,8 +2,8 @@
 
 The gradient of m retrained associations together moves the weights by −ε Σ_k (a_k·g) a_k. For
 noise of unit variance the error ½ (b·g)² of an association b then falls by ε Σ_k (a_k·b)² on
-average. With c the ratio of (a·b)² to (b·b)² on average, an unretrained association is worth m c and
-a retrained one, which is among the m, 1 + (m − 1) c:
+average. With c the ratio of (a·b)² to (b·b)² on average, an unretrained association is worth m c
+and a retrained one, which is among the m, 1 + (m − 1) c:
 
 .. math:: \\text{unretrained/retrained} = \\frac{m c}{1 + (m - 1) c}
 """
