@@ -225,9 +225,10 @@ def _backward(
         output, queries, centred, doutput,
     )  # fmt: skip
     of_rates = weight.new_zeros(blocks * drates[:1].numel(), lanes)
-    of_norm = weight.new_zeros(2, blocks, width, lanes)
-    of_gain, of_bias = of_norm.unbind(0)
-    dread, asked = weight.new_empty(2, inner_steps * is_static, length, batch, width).unbind(0)
+    of_gain, of_bias = weight.new_zeros(2, blocks, width, lanes).unbind(0)
+    dread = asked = None
+    if is_static:
+        dread, asked = weight.new_empty(2, inner_steps, length, batch, width).unbind(0)
     taken = (ddrive, dpast, hidden, of_rates, of_gain, of_bias, dread, asked)
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
     addresses = (*map(address, given), *map(address, taken))
@@ -247,7 +248,7 @@ def _backward(
     torch.sum(of_bias, (0, 2), out=dbias)
     if flags & LEARNED:
         drates = _of_samples(of_rates, rates, lanes)
-    if is_static:
+    if dread is not None and asked is not None:
         dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2)
     return ddrive, dpast, dweight, drates, dgain, dbias, dstatic
 
