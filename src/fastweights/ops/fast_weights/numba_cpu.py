@@ -122,6 +122,7 @@ def lanes_for(drive: Tensor) -> int:
 
 
 def address(tensor: Tensor | None) -> int:
+    """Where its numbers stand in memory; 0 where there is no tensor."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
