@@ -36,7 +36,7 @@ html_copy_source = False
 html_math_renderer = "mathml"  # by the browser itself: MathJax would have to be fetched
 
 autodoc_inherit_docstrings = False  # what torch says of its modules stands in torch's documentation
-autodoc_type_aliases = {"Array": "numpy.ndarray", "npt.ArrayLike": "numpy.typing.ArrayLike"}
+autodoc_type_aliases = {"npt.ArrayLike": "numpy.typing.ArrayLike"}  # it is a long union
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 default_role = "py:obj"  # `name` in a docstring is a link to it
