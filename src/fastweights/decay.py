@@ -55,6 +55,13 @@ class Decay(nn.Module):
             learned or comes from a buffer, and for classes from elsewhere, of which nobody knows.
         horizon: ages of ``horizon`` and more have r = 0, so older memories need not be kept;
             None when every age counts.
+
+    Example:
+        >>> class Linear(Decay):  # a decay of one's own
+        ...     def _at(self, ages):
+        ...         return (1 - ages / 4).clamp(min=0)
+        >>> Linear()(torch.arange(6))
+        tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000, 0.0000])
     """
 
     stationary: bool = True

@@ -78,6 +78,10 @@ def parse_case(text: str) -> Case:
 
     Raises:
         ConfigError: it is not three sizes; the message names the nearest known case.
+
+    Example:
+        >>> parse_case("128x11x50")
+        Case(batch=128, length=11, width=50)
     """
     sizes = text.split("x")
     if len(sizes) == 3 and all(size.isdecimal() and int(size) > 0 for size in sizes):

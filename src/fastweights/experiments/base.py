@@ -57,6 +57,30 @@ class Experiment(Protocol):
         summary: one line for ``fastweights list``.
         presets: named functions, each returning a frozen configuration.
         seeds: how many seeds each preset runs by default.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Dice:
+        ...     throws: int = 60
+        >>> class Sixes:
+        ...     name, title, summary = "sixes", "Sixes", "How often does a die show six?"
+        ...     presets, seeds = {"quick": Dice}, {"quick": 3}
+        ...     def units(self, config, seeds):
+        ...         return [Unit(f"seed{s}", f"seed {s}", "die", s) for s in range(seeds)]
+        ...     def run(self, config, unit, folder, device, writer):
+        ...         thrown = np.random.default_rng(unit.seed).integers(1, 7, config.throws)
+        ...         return {"share": float((thrown == 6).mean())}
+        ...     def section(self, config, results, folder):
+        ...         rows = [[r.unit.label, f"{r.values['share']:.2f}"] for r in results if r.values]
+        ...         table = Table("Every seed.", ("run", "share of sixes"), rows)
+        ...         return Section(self.title, self.summary, (), (table,), ())
+        >>> import numpy as np
+        >>> from fastweights.report.section import Table
+        >>> sixes, dice = Sixes(), Dice()
+        >>> results = [Result(unit, sixes.run(dice, unit, Path(), "cpu", None))
+        ...            for unit in sixes.units(dice, seeds=3)]
+        >>> len(sixes.section(dice, results, Path()).tables[0].rows)
+        3
     """
 
     name: str

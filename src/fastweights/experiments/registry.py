@@ -49,6 +49,10 @@ def find(name: str) -> Experiment:
 
     Raises:
         ConfigError: there is none; the message has the nearest name.
+
+    Example:
+        >>> find("retrieval").summary
+        'Which digit came with this letter? Ba et al. (2016), table 1'
     """
     if name not in EXPERIMENTS:
         raise ConfigError(f"unknown experiment {name!r}: {nearest(name, list(EXPERIMENTS))}")

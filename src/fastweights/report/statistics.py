@@ -13,7 +13,12 @@ __all__ = ["Interval", "mean_interval", "mean_intervals"]
 
 
 class Interval(NamedTuple):
-    """A mean over n seeds with its 95 % bootstrap interval, absent when n = 1."""
+    """A mean over n seeds with its 95 % bootstrap interval, absent when n = 1.
+
+    Example:
+        >>> Interval(mean=0.9998, low=0.9997, high=0.9999, n=10).text(scale=100)
+        '99.98 [99.97, 99.99]'
+    """
 
     mean: float
     low: float | None

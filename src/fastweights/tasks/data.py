@@ -25,6 +25,11 @@ class Split:
 
     Raises:
         ValueError, TypeError: the shapes or dtypes are not these.
+
+    Example:
+        >>> split = Split(torch.zeros(5, 11, dtype=torch.int64), torch.arange(5))
+        >>> len(split)
+        5
     """
 
     inputs: Tensor

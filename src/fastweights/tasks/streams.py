@@ -71,7 +71,14 @@ def below(words: NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """``value`` as an integer in [low, high], or an error that names the argument."""
+    """``value`` as an integer in [low, high], or an error that names the argument.
+
+    Example:
+        >>> check_integer("seed", -1, 0, MAX_SEED)
+        Traceback (most recent call last):
+        ...
+        ValueError: seed must be in 0 … 18446744073709551615, got -1
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < low or (high is not None and value > high):

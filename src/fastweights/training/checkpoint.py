@@ -96,6 +96,18 @@ def load_model(path: Path, model: nn.Module) -> None:
 
     Raises:
         ValueError: the file is not one of ours, or belongs to another model.
+
+    Example:
+        >>> import tempfile
+        >>> one, other = nn.Linear(2, 3), nn.Linear(2, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "checkpoint.safetensors"
+        ...     save_checkpoint(path, one, torch.optim.AdamW(one.parameters()), {"update": 7})
+        ...     load_model(path, other)
+        ...     read_progress(path)
+        {'update': 7}
+        >>> torch.equal(one.weight, other.weight)
+        True
     """
     _fill(path, model, _read(path)[0])
 

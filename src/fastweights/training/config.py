@@ -43,6 +43,18 @@ def with_overrides(config: C, overrides: Sequence[str]) -> C:
     Raises:
         ConfigError: an unknown key (with the nearest known one), a wrong type, or an impossible
             value.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Config:
+        ...     updates: int = 1000
+        ...     decays: tuple[float, ...] = (0.9,)
+        >>> with_overrides(Config(), ["updates=50", "decays=0.9,0.99"])
+        Config(updates=50, decays=(0.9, 0.99))
+        >>> with_overrides(Config(), ["update=50"])
+        Traceback (most recent call last):
+        ...
+        fastweights.training.config.ConfigError: unknown key 'update': did you mean 'updates'? ...
     """
     values = as_dict(config)
     for override in overrides:
@@ -133,7 +145,12 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two configurations, a line each."""
+    """What differs between two configurations, a line each.
+
+    Example:
+        >>> differences({"updates": 50, "seed": 0}, {"updates": 60, "seed": 0})
+        ['updates: stored 50, now 60']
+    """
     return [
         f"{key}: stored {stored.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(stored.keys() | now.keys())

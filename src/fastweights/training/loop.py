@@ -83,6 +83,12 @@ class Schedule:
 
     Raises:
         ValueError: a count below 1, a negative weight decay, or an unknown shape.
+
+    Example:
+        >>> schedule = Schedule(updates=100, batch_size=32, learning_rate=0.01, warmup=10,
+        ...                     shape="linear", gradient_clip=0.5, evaluate_every=50)
+        >>> [round(schedule.rate(update), 4) for update in (0, 9, 50, 75)]
+        [0.001, 0.01, 0.01, 0.005]
     """
 
     updates: int
@@ -180,6 +186,19 @@ def train(
     Raises:
         FloatingPointError: the loss is no longer finite.
         ValueError: checkpoint and metrics in ``folder`` do not belong together.
+
+    Example:
+        >>> import tempfile
+        >>> from fastweights.tasks import AssociativeRetrieval
+        >>> task = AssociativeRetrieval(num_pairs=2, train_size=64, validation_size=8, test_size=8)
+        >>> model = nn.Sequential(nn.Embedding(37, 4), nn.Flatten(), nn.Linear(4 * 7, 10))
+        >>> schedule = Schedule(updates=6, batch_size=32, learning_rate=0.01, warmup=2,
+        ...                     shape="cosine", gradient_clip=0.5, evaluate_every=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = train(model, task.build(seed=0), schedule, seed=0, folder=Path(folder),
+        ...                    device=torch.device("cpu"))
+        >>> [point["update"] for point in result["curve"]]
+        [3, 6]
     """
     model.to(device)
     per_epoch = len(splits.train) // schedule.batch_size

@@ -57,6 +57,16 @@ def inspect_recurrence(
 
     Raises:
         ValueError: the state holds a matrix, whose vectors are gone.
+
+    Example:
+        >>> from fastweights.decay import Exponential
+        >>> from fastweights.ops.fast_weights import fast_weights
+        >>> drive, weights = torch.randn(5, 2, 4), SlowWeights(0.05 * torch.eye(4))
+        >>> given = (weights, Exponential(0.95), 0.5, None, Options(layer_norm=False))
+        >>> output, _ = fast_weights(drive, *given)
+        >>> inspection = inspect_recurrence(drive, output, *given)
+        >>> inspection.weights.shape, inspection.matrices().shape
+        (torch.Size([2, 1, 5, 5]), torch.Size([2, 5, 4, 4]))
     """
     if state is None:
         state = LayerState.zeros(*drive.shape[1:], dtype=drive.dtype, device=drive.device)

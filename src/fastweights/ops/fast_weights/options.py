@@ -34,6 +34,14 @@ class Options:
             "previous" hidden vector, which adds no depth.
         memory: "hebbian" fast weights, a "static" matrix in their place, or "none".
         detach_writes: no gradient through what is written.
+
+    Example:
+        >>> Options(inner_steps=2, nonlinearity="tanh").write
+        'before_read'
+        >>> Options(query="current")
+        Traceback (most recent call last):
+        ...
+        ValueError: query must be one of 'preliminary', 'previous', got 'current'
     """
 
     inner_steps: int = 1
@@ -109,7 +117,13 @@ class LayerState(NamedTuple):
     def zeros(
         cls, batch: int, hidden_size: int, *, dtype: torch.dtype, device: torch.device | str
     ) -> LayerState:
-        """h(0) = 0 with an empty memory."""
+        """h(0) = 0 with an empty memory.
+
+        Example:
+            >>> state = LayerState.zeros(2, 4, dtype=torch.float32, device="cpu")
+            >>> state.hidden.shape, state.history is None
+            (torch.Size([2, 4]), True)
+        """
         return cls(
             hidden=torch.zeros(batch, hidden_size, dtype=dtype, device=device),
             steps=torch.zeros(batch, dtype=torch.int64, device=device),

@@ -32,7 +32,16 @@ def check_backend(backend: str) -> None:
 
 
 def check_form(form: str, decay: Decay) -> None:
-    """Raise if ``form`` is unknown or cannot carry ``decay``."""
+    """Raise if ``form`` is unknown or cannot carry ``decay``.
+
+    Example:
+        >>> from fastweights.decay import Exponential, PowerLaw
+        >>> check_form("chunked", Exponential(0.9))
+        >>> check_form("chunked", PowerLaw(0.5))
+        Traceback (most recent call last):
+        ...
+        ValueError: form='chunked' cannot carry PowerLaw(exponent=0.5, learnable=False): ...
+    """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
     if form in ("matrix", "chunked") and not decay.recurrent:

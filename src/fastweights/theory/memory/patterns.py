@@ -55,6 +55,11 @@ class Patterns:
 
     Raises:
         ValueError: an unknown kind, or a size below 2.
+
+    Example:
+        >>> patterns = Patterns("outer signs", 20)
+        >>> patterns.synapses, patterns.sample(np.random.default_rng(0), (7,)).shape
+        (400, (7, 20))
     """
 
     kind: Kind

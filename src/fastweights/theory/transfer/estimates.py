@@ -13,7 +13,12 @@ Array = NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
-    """What a simulation measured, from n independent draws."""
+    """What a simulation measured, from n independent draws.
+
+    Example:
+        >>> Estimate(value=0.26, standard_error=0.01, n=100).agrees(0.25)
+        True
+    """
 
     value: float
     standard_error: float

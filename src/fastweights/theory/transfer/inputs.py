@@ -21,6 +21,10 @@ class RandomInputs:
         kind: ``"binary"``, 1 with probability p and else 0; or ``"ternary"``, 1 and −1 with
             probability p each and else 0.
         p: that probability.
+
+    Example:
+        >>> RandomInputs("ternary", 0.25).sample(np.random.default_rng(0), (3, 4)).shape
+        (3, 4)
     """
 
     kind: Literal["binary", "ternary"]
