@@ -37,11 +37,11 @@ class Arm:
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
-        "fast-weights": Arm("fast weights", "fast-weights", "width", 5e-3),
-        "layer-norm-rnn": Arm("layer-norm RNN", "layer-norm-rnn", "width", 5e-3),
-        "lstm-parameters": Arm("LSTM, equal parameters", "lstm", "parameters", 1e-2),
-        "lstm-compute": Arm("LSTM, equal compute", "lstm", "compute", 1e-2),
-        "gru-parameters": Arm("GRU, equal parameters", "gru", "parameters", 1e-2),
+        "fast-weights": Arm("fast weights", "fast-weights", "width", 2e-2),
+        "layer-norm-rnn": Arm("layer-norm RNN", "layer-norm-rnn", "width", 2e-2),
+        "lstm-parameters": Arm("LSTM, equal parameters", "lstm", "parameters", 4e-2),
+        "lstm-compute": Arm("LSTM, equal compute", "lstm", "compute", 4e-2),
+        "gru-parameters": Arm("GRU, equal parameters", "gru", "parameters", 2e-2),
         "gru-compute": Arm("GRU, equal compute", "gru", "compute", 1e-2),
     }
 )
