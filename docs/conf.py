@@ -33,6 +33,8 @@ myst_heading_anchors = 3  # links to headings work as on GitHub
 html_theme = "furo"
 html_title = f"fastweights {version}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["formulas.css"]
 html_math_renderer = "mathml"  # by the browser itself: MathJax would have to be fetched
 
 autodoc_inherit_docstrings = False  # what torch says of its modules stands in torch's documentation
