@@ -106,10 +106,10 @@ class ConvNet(nn.Module):
 
 
 ARMS: Mapping[str, Arm] = {
-    "fast-weights": Arm("fast weights", 3e-3, lambda c, i, h, o: _fast_weights(c, i, h)),
+    "fast-weights": Arm("fast weights", 1e-2, lambda c, i, h, o: _fast_weights(c, i, h)),
     "multi-level": Arm(
         "fast weights, multi-level",
-        3e-3,
+        1e-2,
         lambda c, i, h, o: MultiLevel(_fast_weights(c, i, h), o),
         tuple(FIXED_ORDERS),
     ),
