@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numba
 import pytest
+from filelock import FileLock, Timeout
 from numba.core import event
+from numba.core.caching import IndexDataCacheFile
 
 from fastweights.ops import compiled as module
 from fastweights.ops.compiled import compiled
@@ -78,6 +80,25 @@ def test_sources_that_cannot_be_written_to(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
     load(folder, 2)
     assert list((folder / "home" / "fastweights").rglob("*.nbi"))
+
+
+def test_no_two_processes_file_their_code_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, seen = IndexDataCacheFile.save, []
+
+    def watched(self: IndexDataCacheFile, key: object, data: object) -> None:
+        (lock,) = folder.rglob("lock")
+        with pytest.raises(Timeout):
+            FileLock(lock, timeout=0).acquire()
+        seen.append(key)
+        save(self, key, data)
+
+    monkeypatch.setattr(IndexDataCacheFile, "save", watched)
+    load(folder, 2)
+    assert len(seen) == 1
+    load(folder, 2)
+    assert load.hits == 1  # type: ignore[attr-defined]
 
 
 def test_options_reach_numba() -> None:

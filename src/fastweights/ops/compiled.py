@@ -4,6 +4,9 @@ Numba keeps what it has compiled on disk, and takes it up again while the file o
 unchanged. What other files contributed (functions it calls, the width of a vector) it does not
 look at, so after a change there it would run old code on new arrays. Here the folder of the
 compiled code is named after the content of every file in `fastweights.ops`.
+
+Nor does it keep two processes from filing different code under one name when they end compiling at
+the same moment, which a third would then run on the wrong types. Here they file one by one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 from weakref import WeakSet
 
 import numba
+from filelock import FileLock
 from numba.core import event
 
 __all__ = ["compiled"]
@@ -44,15 +48,28 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         given = _config.CACHE_DIR  # read by Numba while it decorates
-        _config.CACHE_DIR = str(_root(given) / f"kernels-{_fingerprint(_HERE)}")
+        folder = _root(given) / f"kernels-{_fingerprint(_HERE)}"
+        _config.CACHE_DIR = str(folder)
         try:
             kernel = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
-            _KERNELS.add(kernel)
-            return kernel
         finally:
             _config.CACHE_DIR = given
+        kernel._cache.save_overload = _one_at_a_time(kernel._cache.save_overload, folder)
+        _KERNELS.add(kernel)
+        return kernel
 
     return decorate
+
+
+def _one_at_a_time(save: Callable[..., None], folder: Path) -> Callable[..., None]:
+    """`save`, but in no two processes at once."""
+
+    def locked(*args: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            save(*args)
+
+    return locked
 
 
 class _Uncollected(event.Listener):
