@@ -197,6 +197,8 @@ def test_the_section_answers_what_it_can() -> None:
         "layer norm beside a Hebbian memory, S = 1": "large",
     }
     assert [len(p.figure.axes[0].get_yticks()) for p in section.pictures] == [4]
+    # Of the four scales of the identity one ran, and nothing else that could be the best.
+    assert section.tables[0].rows[0][1] == "identity, scale 1"
 
 
 def test_the_sizes_of_every_network_can_be_told() -> None:

@@ -96,8 +96,11 @@ def effects_table(
 ) -> Table:
     """All questions, at every hidden size."""
 
+    ran = {result.unit.arm for result in results}
+
     def names(keys: Sequence[str]) -> str:
-        return arms[keys[0]].label if len(keys) == 1 else f"best of {len(keys)}"
+        found = [key for key in keys if key in ran]
+        return arms[found[0]].label if len(found) == 1 else f"best of {len(found)}"
 
     rows = []
     for effect in effects:
