@@ -111,7 +111,7 @@ def test_without_writes_all_forms_are_one(form, memory):
 
 @examples(st.integers(1, 4096))
 def test_chunks_of_sensible_size(width):
-    assert 24 <= chunk_size_for(width) <= 128
+    assert 32 <= chunk_size_for(width) <= 128
     assert chunk_size_for(width) <= chunk_size_for(width + 1)
 
 

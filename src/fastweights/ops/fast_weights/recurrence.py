@@ -54,7 +54,7 @@ def check_form(form: str, decay: Decay) -> None:
 
 def chunk_size_for(hidden_size: int) -> int:
     """Steps per chunk: few, but so many that the kept matrices take about 2·H numbers per step."""
-    return max(24, min(hidden_size // 4, 128))
+    return max(32, min(hidden_size // 4, 128))
 
 
 def _check_call(
