@@ -28,11 +28,11 @@ from fastweights.ops.fast_weights.numba_cpu import (
     lanes_for,
     needs_output,
     plain,
-    share_out,
     why_not_here,
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 from fastweights.ops.fast_weights.reference import fold, steps_after
+from fastweights.ops.threads import share_out
 
 __all__ = ["chunked_form", "why_not"]
 

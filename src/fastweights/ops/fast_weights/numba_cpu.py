@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +15,7 @@ from fastweights.ops.fast_weights.attention_op import (
     norms_of,
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.threads import share_out
 
 __all__ = [
     "LIKE",
@@ -28,7 +24,6 @@ __all__ = [
     "lanes_for",
     "needs_output",
     "plain",
-    "share_out",
     "why_not",
     "why_not_here",
 ]
@@ -61,25 +56,6 @@ def attention_form(
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
     return attention_op.run(_attention, drive, weights, decay, write_rate, state, options, lengths)
-
-
-@functools.cache
-def _threads(process: int, count: int) -> ThreadPoolExecutor:
-    # Keyed by process: a pool does not survive a fork.
-    return ThreadPoolExecutor(count, thread_name_prefix="fastweights")
-
-
-def share_out(blocks: int, work: Callable[[int, int], None]) -> None:
-    """Run ``work(start, stride)`` on as many threads as torch may use: a share of blocks each."""
-    count = min(torch.get_num_threads(), blocks)
-    if count <= 1:
-        work(0, 1)
-        return
-    pool = _threads(os.getpid(), torch.get_num_threads())
-    others = [pool.submit(work, start, count) for start in range(1, count)]
-    work(0, count)
-    for other in others:
-        other.result()
 
 
 def _kept(
