@@ -116,9 +116,9 @@ def arm_rows(
     return rows
 
 
-def mean_seconds(values: Sequence[Mapping[str, Any]]) -> str:
+def mean_seconds(values: Sequence[Mapping[str, Any]], digits: int = 0) -> str:
     """How long the runs took."""
-    return f"{sum(v['seconds'] for v in values) / len(values):.0f}"
+    return f"{sum(v['seconds'] for v in values) / len(values):.{digits}f}"
 
 
 def seed_table(
@@ -126,6 +126,7 @@ def seed_table(
     caption: str,
     scores: Callable[[dict[str, Any]], tuple[str, str]],
     unit: str = "",
+    digits: int = 0,
 ) -> Table:
     """A row for every run.
 
@@ -134,13 +135,14 @@ def seed_table(
         caption: of the table.
         scores: on validation and on test data, from the values of a run.
         unit: of the scores, for the heads of their columns.
+        digits: of the seconds.
     """
     rows = []
     for result in results:
         if result.values is None:
             found = ["failed", result.failure or "did not finish", "–"]
         else:
-            found = [*scores(result.values), mean_seconds([result.values])]
+            found = [*scores(result.values), mean_seconds([result.values], digits)]
         rows.append([result.unit.label, str(result.unit.seed), *found])
     columns = ("run", "seed", f"validation{unit}", f"test{unit}", "seconds")
     return Table(caption=caption, columns=columns, rows=rows)

@@ -76,7 +76,7 @@ class _Uncollected(event.Listener):
     """No garbage collection while a kernel is compiled.
 
     Numba makes millions of small objects, hardly any of them garbage: looking through them again
-    and again would take an eighth of the time.
+    and again would take a good part of the time.
     """
 
     def __init__(self) -> None:

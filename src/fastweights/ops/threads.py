@@ -32,11 +32,12 @@ def share_out(blocks: int, work: Callable[[int, int], None]) -> None:
         [0, 1, 2, 3, 4]
     """
     count = min(torch.get_num_threads(), blocks)
-    # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
-    openmp = _openmp() if os.getpid() == _HOME else None
     if count <= 1:
         work(0, 1)
-    elif openmp is None:
+        return
+    # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
+    openmp = _openmp() if os.getpid() == _HOME else None
+    if openmp is None:
         pool = _pool(os.getpid(), torch.get_num_threads())
         others = [pool.submit(work, start, count) for start in range(1, count)]
         work(0, count)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastweights.experiments.base import Result
+from fastweights.experiments.by_arm import mean_seconds, seed_table
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.networks import Arm
 from fastweights.report.section import Table
@@ -49,7 +50,7 @@ def tables_of(
     return [
         _summary_table(arms, results),
         _network_table(arms, config, results),
-        _seed_table(results),
+        seed_table(results, "Every run.", _accuracies, " accuracy", digits=1),
     ]
 
 
@@ -99,7 +100,7 @@ def _network_table(
             f"{values[0]['layer_parameters']:,}",
             f"{values[0]['parameters']:,}",
             f"{_state_size(arms[arm], config, size):,}",
-            f"{sum(v['seconds'] for v in values) / len(values):.1f}",
+            mean_seconds(values, 1),
         ]
         for (arm, size), values in finished(results).items()
         if values
@@ -132,24 +133,5 @@ def _numbers(state: Any) -> int:
     return sum(_numbers(part) for part in parts if part is not None)
 
 
-def _seed_table(results: Sequence[Result]) -> Table:
-    return Table(
-        caption="Every run.",
-        columns=("run", "seed", "validation accuracy", "test accuracy", "seconds"),
-        rows=[
-            [
-                result.unit.label,
-                str(result.unit.seed),
-                *(
-                    ["failed", result.failure or "did not finish", "–"]
-                    if result.values is None
-                    else [
-                        f"{100 * result.values['validation_accuracy']:.2f}",
-                        f"{100 * result.values['test_accuracy']:.3f}",
-                        f"{result.values['seconds']:.1f}",
-                    ]
-                ),
-            ]
-            for result in results
-        ],
-    )
+def _accuracies(values: dict[str, Any]) -> tuple[str, str]:
+    return f"{100 * values['validation_accuracy']:.2f}", f"{100 * values['test_accuracy']:.3f}"
