@@ -1,31 +1,60 @@
-"""Shares of work on PyTorch's threads, or on a pool where that cannot be."""
+"""Blocks of work on PyTorch's threads, or on a pool where that cannot be."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fastweights.ops import threads
-from fastweights.ops.threads import share_out
+from fastweights.ops.threads import CLAIMED, run_on, threads_for
 
 FORKED = """
-import os, torch
-from fastweights.ops.threads import share_out
+import os, sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_threads import done_by
 torch.set_num_threads(2)
-done = []
-share_out(4, lambda start, stride: done.append(start))
+assert done_by(2, 4) == [0, 1, 2, 3]
 child = os.fork()
 if child == 0:
-    share_out(4, lambda start, stride: done.append(start))
-    os._exit(0 if len(done) == 4 else 1)
+    os._exit(0 if done_by(2, 4) == [0, 1, 2, 3] else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
+
+Region = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))
+
+
+def run(count: int, work: Callable[[Any], None], *numbers: int) -> None:
+    region = Region(work)
+    address = ctypes.cast(region, ctypes.c_void_p).value
+    assert address is not None
+    run_on(count, address, numbers)
+    threads._function.cache_clear()  # another region may come to stand at this address
+
+
+def done_by(count: int, blocks: int) -> list[int]:
+    """The blocks that so many threads did; each thread claims them as the kernels do."""
+    done: list[int] = []
+    lock = threading.Lock()
+
+    def work(numbers: Any) -> None:
+        while True:
+            with lock:
+                block, numbers[0] = numbers[0], numbers[0] + 1
+            if block >= numbers[CLAIMED]:
+                return
+            done.append(block)
+
+    run(count, work, blocks)
+    return sorted(done)
 
 
 @pytest.fixture(params=["openmp", "pool"])
@@ -44,32 +73,36 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.mark.parametrize("blocks", [1, 2, 7])
 def test_every_block_is_done_once(count: int, blocks: int) -> None:
     torch.set_num_threads(count)
-    done: list[int] = []
-    share_out(blocks, lambda start, stride: done.extend(range(start, blocks, stride)))
-    assert sorted(done) == list(range(blocks))
+    assert threads_for(blocks) == min(count, blocks)
+    assert done_by(threads_for(blocks), blocks) == list(range(blocks))
+
+
+def test_nothing_to_do_takes_a_thread_too() -> None:
+    assert threads_for(0) == 1
 
 
 @pytest.mark.usefixtures("kind")
-def test_shares_run_at_the_same_time() -> None:
+def test_threads_run_at_the_same_time_and_all_are_waited_for() -> None:
     torch.set_num_threads(3)
-    together = threading.Barrier(3)
-    share_out(3, lambda start, stride: together.wait(timeout=60) and None)
-    assert not together.broken
+    together, left = threading.Barrier(3), []
+
+    def work(_: Any) -> None:
+        together.wait(timeout=60)
+        left.append(threading.get_ident())
+
+    run(3, work)
+    assert len(set(left)) == 3
 
 
 @pytest.mark.usefixtures("kind")
-@pytest.mark.parametrize("share", [0, 1])
-def test_what_fails_in_a_share_fails_here(share: int) -> None:
+def test_all_get_the_same_numbers() -> None:
     torch.set_num_threads(2)
-
-    def work(start: int, stride: int) -> None:
-        if start == share:
-            raise MemoryError(f"share {start} of {stride}")
-
-    with pytest.raises(MemoryError, match=f"share {share} of 2"):
-        share_out(2, work)
+    seen = []
+    run(2, lambda numbers: seen.append([numbers[k] for k in range(CLAIMED + 2)]), 5, -6)
+    assert seen == [[0, 0, 5, -6]] * 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_process_can_share_out() -> None:
-    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+def test_a_forked_process_can_use_threads() -> None:
+    here = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", FORKED, here], check=True, timeout=120)

@@ -91,26 +91,18 @@ def parts_of(
 @contextlib.contextmanager
 def _kernels_timed() -> Iterator[dict[str, float]]:
     """Seconds spent in the forward and the backward kernels, added up by name."""
-    from fastweights.ops.fast_weights import numba_chunked_kernels, numba_kernels
+    from fastweights.ops.fast_weights import numba_calls
 
     seconds: dict[str, float] = {}
-    before: list[tuple[Any, str, Any]] = []
+    run = numba_calls.run
 
-    def timed(name: str, kernel: Callable[..., None]) -> Callable[..., None]:
-        def run(*arguments: Any) -> None:
-            start = time.perf_counter()
-            kernel(*arguments)
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    def timed(region: Any, *arguments: Any, **options: Any) -> None:
+        start = time.perf_counter()
+        run(region, *arguments, **options)
+        seconds[region.name] = seconds.get(region.name, 0.0) + time.perf_counter() - start
 
-        return run
-
+    numba_calls.run = timed
     try:
-        for module in (numba_kernels, numba_chunked_kernels):
-            for name in ("forward", "backward"):
-                kernel = getattr(module, name)
-                before.append((module, name, kernel))
-                setattr(module, name, timed(name, kernel))
         yield seconds
     finally:
-        for module, name, kernel in before:
-            setattr(module, name, kernel)
+        numba_calls.run = run

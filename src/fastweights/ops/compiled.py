@@ -11,20 +11,23 @@ the same moment, which a third would then run on the wrong types. Here they file
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import hashlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import numba
 from filelock import FileLock
-from numba.core import event
+from numba.core import event, sigutils, types
+from numba.core.ccallback import CFunc
 
-__all__ = ["compiled"]
+__all__ = ["Region", "compiled"]
 
 _HERE = Path(__file__).parent
 _config: Any = numba.config
@@ -47,18 +50,64 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        given = _config.CACHE_DIR  # read by Numba while it decorates
-        folder = _root(given) / f"kernels-{_fingerprint(_HERE)}"
-        _config.CACHE_DIR = str(folder)
-        try:
+        with _kept_on_disk() as folder:
             kernel = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
-        finally:
-            _config.CACHE_DIR = given
         kernel._cache.save_overload = _one_at_a_time(kernel._cache.save_overload, folder)
         _KERNELS.add(kernel)
         return kernel
 
     return decorate
+
+
+class Region:
+    """A function of one pointer, which threads outside of Python can run, for each kind of number.
+
+    The type of the pointer is the kind of number, and says nothing about what stands there.
+    Compiled when it is first asked for, and kept as by :func:`compiled`.
+
+    Example:
+        >>> from fastweights.ops.fast_weights.numba_kernels import forward
+        >>> forward.name, forward.address(numba.float32) != 0
+        ('forward', True)
+    """
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self.name = function.__name__
+        self._function = function
+        self._compiled: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def address(self, kind: Any) -> int:
+        """Where the function of a pointer to ``kind``, a Numba type, begins."""
+        found = self._compiled.get(kind)
+        if found is None:
+            with self._lock:
+                found = self._compiled.get(kind) or self._compile(kind)
+                self._compiled[kind] = found
+        return found.address
+
+    def _compile(self, kind: Any) -> Any:
+        signature = types.void(types.CPointer(kind))
+        options = {"error_model": "numpy", "_nrt": False}
+        region: Any = CFunc(self._function, sigutils.normalize_signature(signature), {}, options)
+        with _kept_on_disk() as folder:
+            region.enable_caching()
+        region._cache.save_overload = _one_at_a_time(region._cache.save_overload, folder)
+        with _UNCOLLECTED:
+            region.compile()
+        return region
+
+
+@contextlib.contextmanager
+def _kept_on_disk() -> Iterator[Path]:
+    """What is decorated here will be filed in this folder."""
+    given = _config.CACHE_DIR  # read by Numba while it decorates
+    folder = _root(given) / f"kernels-{_fingerprint(_HERE)}"
+    _config.CACHE_DIR = str(folder)
+    try:
+        yield folder
+    finally:
+        _config.CACHE_DIR = given
 
 
 def _one_at_a_time(save: Callable[..., None], folder: Path) -> Callable[..., None]:
@@ -83,24 +132,29 @@ class _Uncollected(event.Listener):
         self._depth = 0  # kernels compile the functions they call
         self._enabled = False
 
-    def on_start(self, event: Any) -> None:
-        if event.data["dispatcher"] not in _KERNELS:
-            return
+    def __enter__(self) -> None:
         if not self._depth:
             self._enabled = gc.isenabled()
             gc.disable()
         self._depth += 1
 
-    def on_end(self, event: Any) -> None:
-        if event.data["dispatcher"] not in _KERNELS:
-            return
+    def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if not self._depth and self._enabled:
             gc.enable()
 
+    def on_start(self, event: Any) -> None:
+        if event.data["dispatcher"] in _KERNELS:
+            self.__enter__()
+
+    def on_end(self, event: Any) -> None:
+        if event.data["dispatcher"] in _KERNELS:
+            self.__exit__()
+
 
 _KERNELS: WeakSet[Any] = WeakSet()
-event.register("numba:compile", _Uncollected())
+_UNCOLLECTED = _Uncollected()
+event.register("numba:compile", _UNCOLLECTED)
 
 
 def _root(given: str) -> Path:

@@ -21,7 +21,9 @@ from numba.np import arrayobj
 
 __all__ = [
     "LANES",
+    "address_of",
     "array_at",
+    "claim",
     "fma",
     "lanes_of",
     "load",
@@ -92,6 +94,28 @@ def array_at(typing: Any, address: Any, like: Any, shape: Any) -> Any:
         return array._getvalue()
 
     return kind(types.intp, like, shape), generate
+
+
+@intrinsic
+def address_of(typing: Any, pointer: Any) -> Any:
+    """Where a pointer points."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], context.get_value_type(types.intp))
+
+    return types.intp(pointer), generate
+
+
+@intrinsic
+def claim(typing: Any, array: Any, index: Any) -> Any:
+    """The number at ``index``, which goes up by one: no two threads get the same."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
+        one = context.get_constant(array.dtype, 1)
+        return builder.atomic_rmw("add", builder.gep(data, [args[1]]), one, "monotonic")
+
+    return array.dtype(array, types.intp), generate
 
 
 @intrinsic

@@ -2,7 +2,8 @@
 
 PyTorch's threads are OpenMP's. When they have nothing to do they go on spinning for a while, so
 threads of our own would find the cores taken, and start late. So we run on theirs, through the
-entry point that compilers use for a parallel region; where there is none, on a pool.
+entry point that compilers use for a parallel region; where there is none, on a pool. No thread
+needs Python for its share, or they would wait for each other.
 """
 
 from __future__ import annotations
@@ -10,55 +11,62 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-__all__ = ["share_out"]
+__all__ = ["CLAIMED", "run_on", "threads_for"]
+
+CLAIMED = 2  # numbers before the caller's: how many blocks are claimed, and how many threads came
 
 _HOME = os.getpid()
 _Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def share_out(blocks: int, work: Callable[[int, int], None]) -> None:
-    """Run ``work(start, stride)`` on as many threads as torch may use: a share of blocks each.
+def threads_for(blocks: int) -> int:
+    """How many threads to share so many blocks out to: one at least."""
+    return max(1, min(torch.get_num_threads(), blocks))
+
+
+def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
+    """Run a compiled region on so many threads, or on fewer, and wait for all.
+
+    Args:
+        threads: at most so many, of :func:`threads_for`.
+        region: its address, a function of a pointer to 64-bit integers. The first ``CLAIMED`` are
+            zero at first: a thread that comes takes the second for its number and adds one, and
+            the first likewise for the number of every block that it goes on to do.
+        numbers: those after them.
 
     Example:
-        >>> done = []
-        >>> share_out(5, lambda start, stride: done.extend(range(start, 5, stride)))
-        >>> sorted(done)
-        [0, 1, 2, 3, 4]
+        >>> came = []
+        >>> region = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))(
+        ...     lambda numbers: came.append(numbers[CLAIMED])
+        ... )
+        >>> run_on(1, ctypes.cast(region, ctypes.c_void_p).value, [7])
+        >>> came
+        [7]
     """
-    count = min(torch.get_num_threads(), blocks)
-    if count <= 1:
-        work(0, 1)
+    call = (ctypes.c_int64 * (CLAIMED + len(numbers)))(0, 0, *numbers)
+    at = ctypes.addressof(call)
+    if threads == 1:
+        _function(region)(at)
         return
     # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
     openmp = _openmp() if os.getpid() == _HOME else None
-    if openmp is None:
-        pool = _pool(os.getpid(), torch.get_num_threads())
-        others = [pool.submit(work, start, count) for start in range(1, count)]
-        work(0, count)
-        for other in others:
-            other.result()
-    else:
-        _in_parallel(openmp, count, work)
+    if openmp is not None:
+        openmp.GOMP_parallel(region, at, threads, 0)
+        return
+    function, pool = _function(region), _pool(os.getpid(), torch.get_num_threads())
+    for share in [pool.submit(function, at) for _ in range(threads)]:
+        share.result()
 
 
-def _in_parallel(openmp: Any, count: int, work: Callable[[int, int], None]) -> None:
-    failures: list[BaseException] = []
-
-    def region(_: int | None) -> None:
-        try:  # inside of another region there is one thread, whatever was asked for
-            work(openmp.omp_get_thread_num(), openmp.omp_get_num_threads())
-        except BaseException as failure:  # cannot pass through OpenMP
-            failures.append(failure)
-
-    openmp.GOMP_parallel(_Region(region), None, count, 0)
-    if failures:
-        raise failures[0]
+@functools.cache
+def _function(region: int) -> Any:
+    return _Region(region)
 
 
 @functools.cache
@@ -66,9 +74,9 @@ def _openmp() -> Any:
     """The OpenMP that PyTorch has loaded, if it has GNU's entry points, else None."""
     try:
         library = ctypes.CDLL(torch._C.__file__)  # looks among all that it was linked with
-        library.GOMP_parallel.argtypes = (_Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        pointer, number = ctypes.c_void_p, ctypes.c_uint
+        library.GOMP_parallel.argtypes = (pointer, pointer, number, number)
         library.GOMP_parallel.restype = None
-        _ = library.omp_get_thread_num, library.omp_get_num_threads
     except (AttributeError, OSError):
         return None
     return library

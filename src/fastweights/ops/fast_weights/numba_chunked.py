@@ -23,7 +23,6 @@ from fastweights.ops.fast_weights.attention_op import (
     past_the_end,
 )
 from fastweights.ops.fast_weights.numba_cpu import (
-    LIKE,
     address,
     lanes_for,
     needs_output,
@@ -32,7 +31,6 @@ from fastweights.ops.fast_weights.numba_cpu import (
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 from fastweights.ops.fast_weights.reference import fold, steps_after
-from fastweights.ops.threads import share_out
 
 __all__ = ["chunked_form", "why_not"]
 
@@ -134,11 +132,10 @@ def _forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The output (T, B, H), the matrices at the end, and what the backward pass needs."""
-    from fastweights.ops.fast_weights import numba_chunked_kernels
+    from fastweights.ops.fast_weights import numba_calls, numba_chunked_kernels
 
     length, batch, width = drive.shape
     components, chunk = writes.shape
-    lanes = lanes_for(drive)
     output = drive.new_empty(length, batch, width)
     final = torch.empty_like(start, memory_format=torch.contiguous_format)
     shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
@@ -147,19 +144,14 @@ def _forward(
         drive, weight, norm_weight, norm_bias, writes.sum(0), writes, fades, hidden, start
     )
     sizes = (length, batch, width, components, chunk)
-    addresses = tuple(map(address, (*given, output, final, queries, centred, states)))
-    last = ends.contiguous().numpy()
+    last = ends.contiguous()
+    addresses = [*map(address, (*given, output, final, queries, centred, states, last))]
     norms = norms_of(inner_steps, flags)
     parts = numba_chunked_kernels.forward_parts(width, components, chunk, inner_steps, norms)
-
-    def work(first: int, stride: int) -> None:
-        scratch = [drive.new_empty(rows * lanes) for rows in parts]
-        numba_chunked_kernels.forward(
-            first, stride, lanes, sizes, parts, inner_steps, flags, keep, norm_eps,
-            LIKE[drive.dtype], last, addresses, tuple(map(address, scratch)),
-        )  # fmt: skip
-
-    share_out(-(-batch // lanes), work)
+    numba_calls.run(
+        numba_chunked_kernels.forward, drive, batch, parts, sizes, addresses,
+        inner_steps=inner_steps, eps=norm_eps, flags=flags, keep=keep,
+    )  # fmt: skip
     return output, final, queries, centred, states
 
 
@@ -195,7 +187,7 @@ def _backward(
     flags: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of drive, hidden, weight, writes, fades, norm_weight, norm_bias and start."""
-    from fastweights.ops.fast_weights import numba_chunked_kernels
+    from fastweights.ops.fast_weights import numba_calls, numba_chunked_kernels
 
     length, batch, width = doutput.shape
     components, chunk = writes.shape
@@ -207,26 +199,21 @@ def _backward(
     drates = hidden.new_zeros(blocks, learned, chunk, lanes)
     dwrites = hidden.new_zeros(blocks, learned * components, chunk, lanes)
     dfades = hidden.new_zeros(blocks, learned * components, chunk + 1, lanes)
-    dgain, dbias = hidden.new_zeros(2, blocks, width, lanes).unbind(0)
+    dgain, dbias = hidden.new_empty(2, blocks, width, lanes).unbind(0)
     given = plain(
         weight.t(), norm_weight, norm_bias, writes.sum(0), writes, fades, hidden, output, queries,
         centred, states, doutput, (dfinal + dfinal.mT) / 2,
     )  # fmt: skip
     taken = (ddrive, dhidden, dstart, drates, dwrites, dfades, dgain, dbias, earlier)
     sizes = (length, batch, width, components, chunk)
-    addresses = tuple(map(address, (*given, *taken)))
-    last = ends.contiguous().numpy()
+    last = ends.contiguous()
+    addresses = [*map(address, (*given, *taken, last))]
     norms = norms_of(inner_steps, flags)
     parts = numba_chunked_kernels.backward_parts(width, components, chunk, inner_steps, norms)
-
-    def work(first: int, stride: int) -> None:
-        scratch = [hidden.new_empty(rows * lanes) for rows in parts]
-        numba_chunked_kernels.backward(
-            first, stride, lanes, sizes, parts, inner_steps, flags, norm_eps, LIKE[hidden.dtype],
-            last, addresses, tuple(map(address, scratch)),
-        )  # fmt: skip
-
-    share_out(blocks, work)
+    numba_calls.run(
+        numba_chunked_kernels.backward, hidden, batch, parts, sizes, addresses,
+        inner_steps=inner_steps, eps=norm_eps, flags=flags,
+    )  # fmt: skip
     return (
         ddrive,
         dhidden,

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fastweights.ops.fast_weights.attention_op import (
-    DETACH,
-)
+from fastweights.ops.compiled import Region
+from fastweights.ops.fast_weights.attention_op import DETACH
+from fastweights.ops.fast_weights.numba_calls import INTEGERS, call_of, next_block, part
 from fastweights.ops.fast_weights.numba_carried import (
     Carried,
     ask_matrices,
@@ -31,7 +31,6 @@ from fastweights.ops.fast_weights.numba_rows import (
     fetch,
     gather,
     jit,
-    kernel,
     scatter,
 )
 from fastweights.ops.fast_weights.numba_steps import (
@@ -44,7 +43,6 @@ from fastweights.ops.fast_weights.numba_steps import (
     Slow,
     backward_step,
     forward_step,
-    inlined,
     new_work,
     result_again,
     settings_of,
@@ -101,24 +99,24 @@ def backward_parts(
     )  # fmt: skip
 
 
-@kernel
-def forward(
-    start: int, stride: int, lanes: int, sizes: Any, parts: Any, inner_steps: int, flags: int,
-    keep: bool, eps: Any, like: Any, ends: Any, addresses: Any, scratch: Any,
-) -> None:  # fmt: skip
-    """One thread's share of the blocks, with ``parts`` at the addresses ``scratch`` to itself.
+@Region
+def forward(pointer: Any) -> None:
+    """All blocks, with :func:`forward_parts` for each thread.
 
     ``sizes`` are T, B, H, M and C; ``addresses`` those of drive (T, B, H), W, gain, bias, rates
     (C,), which are η r(k), writes (M, C), each matrix' share of it, fades (M, C + 1), what is left
     of a matrix, the hidden vectors (B, H) and the matrices (B, M, H, H) to start from; and of the
     arrays that get something: output (T, B, H), the matrices after step ``ends`` (B,), and with
     ``keep`` the queries (T, S, B, H), centred (T, N, B, H) and states (chunks, B, M·packed), the
-    matrices at the chunks' starts.
+    matrices at the chunks' starts; last that of ``ends``, integers.
     """
-    length, batch, width, components, chunk = sizes
+    call = call_of(pointer)
+    like, lanes, inner_steps, keep = call.like, call.lanes, call.inner_steps, call.keep
+    addresses, sizes, parts = call.addresses, call.sizes, call.rows
+    length, batch, width, components, chunk = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
     step = width * lanes
     size = packed(width) * lanes
-    settings = settings_of(lanes, HEBBIAN, flags, inner_steps, like, eps)
+    settings = settings_of(lanes, HEBBIAN, call.flags, inner_steps, like, call.eps)
     norms, slots = settings.norms, max(inner_steps, 1)
     drive = array_at(addresses[0], like, (length, batch, width))
     weight = array_at(addresses[1], like, (width, width))
@@ -137,17 +135,17 @@ def forward(
     centred = array_at(addresses[12], like, (length, norms, batch, width))
     chunks = -(-length // chunk)
     states = array_at(addresses[13], like, (chunks, batch, components * packed(width)))
+    ends = array_at(addresses[14], INTEGERS, (batch,))
     top = np.int64(0)  # functions are compiled once more for a literal 0
-    kept = _rows_of_a_chunk(like, lanes, parts, scratch)
-    matrices = array_at(scratch[3], like, (parts[3] * lanes,))
+    kept = Kept(part(call, 0), part(call, 1), part(call, 2))
+    matrices = part(call, 3)
     carried = Carried(fades, matrices, fades, matrices, False)
-    work = new_work(array_at(scratch[4], like, (parts[4] * lanes,)), padded(width), lanes)
-    across = array_at(scratch[5], like, (parts[5] * lanes,))
-    scaled = array_at(scratch[6], like, (parts[6] * lanes,))
-    shares = array_at(scratch[7], like, (parts[7] * lanes,))
+    work = new_work(part(call, 4), padded(width), lanes)
+    across, scaled, shares = part(call, 5), part(call, 6), part(call, 7)
     clear(across, top, parts[5], lanes)  # the padding of the matrices' rows
     clear(scaled, top, parts[6], lanes)
-    for block in range(start, -(-batch // lanes), stride):
+    block = next_block(call)
+    while block < call.blocks:
         first = block * lanes
         for m in range(components):
             read_matrix(matrices, m * size, before[:, m], first, lanes)
@@ -184,13 +182,11 @@ def forward(
             copy(kept.history, top, kept.history, count * step, width, lanes)
         for m in range(components):
             write_matrix(final[:, m], first, matrices, m * size, lanes)
+        block = next_block(call)
 
 
-@kernel
-def backward(
-    start: int, stride: int, lanes: int, sizes: Any, parts: Any, inner_steps: int, flags: int,
-    eps: Any, like: Any, ends: Any, addresses: Any, scratch: Any,
-) -> None:  # fmt: skip
+@Region
+def backward(pointer: Any) -> None:
     """Backwards in time.
 
     ``addresses`` are those of Wᵀ, gain, bias, rates, writes, fades, hidden, output (not looked at
@@ -198,15 +194,17 @@ def backward(
     :func:`forward`, of the gradients of output and of the final matrices (symmetric); and of the
     arrays that get something: the gradients of drive (T, B, H), hidden (B, H) and start
     (B, M, H, H), per block those of rates (C, lanes), writes (M, C, lanes), fades (M, C + 1,
-    lanes), gain and bias (H, lanes), which hold zeros; and h(t) (T, B, H), which is the other
-    factor of W's gradient.
+    lanes), which hold zeros, gain and bias (H, lanes); and h(t) (T, B, H), which is the other
+    factor of W's gradient; last that of ``ends``.
     """
-    length, batch, width, components, chunk = sizes
-    blocks = -(-batch // lanes)
+    call = call_of(pointer)
+    like, lanes, inner_steps, blocks = call.like, call.lanes, call.inner_steps, call.blocks
+    addresses, sizes, parts = call.addresses, call.sizes, call.rows
+    length, batch, width, components, chunk = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
     step = width * lanes
     size = packed(width) * lanes
-    settings = settings_of(lanes, HEBBIAN, flags, inner_steps, like, eps)
-    detach = flags & DETACH != 0
+    settings = settings_of(lanes, HEBBIAN, call.flags, inner_steps, like, call.eps)
+    detach = call.flags & DETACH != 0
     norms, slots = settings.norms, max(inner_steps, 1)
     weight = array_at(addresses[0], like, (width, width))
     slow = Slow(
@@ -234,22 +232,22 @@ def backward(
     dgain = array_at(addresses[19], like, (blocks, step))
     dbias = array_at(addresses[20], like, (blocks, step))
     earlier = array_at(addresses[21], like, (length, batch, width))
+    ends = array_at(addresses[22], INTEGERS, (batch,))
     top = np.int64(0)  # functions are compiled once more for a literal 0
-    kept = _rows_of_a_chunk(like, lanes, parts, scratch)
-    matrices = array_at(scratch[3], like, (parts[3] * lanes,))
-    work = new_work(array_at(scratch[4], like, (parts[4] * lanes,)), padded(width), lanes)
-    dhistory = array_at(scratch[5], like, (parts[5] * lanes,))
-    dmatrices = array_at(scratch[6], like, (parts[6] * lanes,))
-    dreads = array_at(scratch[7], like, (parts[7] * lanes,))
-    turned = array_at(scratch[8], like, (parts[8] * lanes,))
-    shares = array_at(scratch[9], like, (parts[9] * lanes,))
-    dshares = array_at(scratch[10], like, (parts[10] * lanes,))
+    kept = Kept(part(call, 0), part(call, 1), part(call, 2))
+    matrices = part(call, 3)
+    work = new_work(part(call, 4), padded(width), lanes)
+    dhistory, dmatrices, dreads = part(call, 5), part(call, 6), part(call, 7)
+    turned, shares, dshares = part(call, 8), part(call, 9), part(call, 10)
     columns = 3 * chunk * inner_steps
     clear(turned, top, parts[8], lanes)  # the padding of the matrices' rows
-    for block in range(start, blocks, stride):
+    block = next_block(call)
+    while block < blocks:
         first = block * lanes
         carried = Carried(fades, matrices, dfades[block], dreads, settings.learned)
         gradients = Gradients(dhistory, drates[block], dgain[block], dbias[block])
+        clear(gradients.gain, top, width, lanes)
+        clear(gradients.bias, top, width, lanes)
         clear(dhistory, top, width, lanes)
         for m in range(components):
             read_matrix(dmatrices, m * size, dfinal[:, m], first, lanes)
@@ -315,15 +313,7 @@ def backward(
         scatter(dhidden, first, dhistory, top, lanes)
         for m in range(components):
             write_matrix(dstart[:, m], first, dmatrices, m * size, lanes)
-
-
-@inlined
-def _rows_of_a_chunk(like: Any, lanes: int, parts: Any, scratch: Any) -> Kept:
-    return Kept(
-        array_at(scratch[0], like, (parts[0] * lanes,)),
-        array_at(scratch[1], like, (parts[1] * lanes,)),
-        array_at(scratch[2], like, (parts[2] * lanes,)),
-    )
+        block = next_block(call)
 
 
 @jit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,10 +14,9 @@ from fastweights.ops.fast_weights.attention_op import (
     norms_of,
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
-from fastweights.ops.threads import share_out
+from fastweights.ops.threads import threads_for
 
 __all__ = [
-    "LIKE",
     "address",
     "attention_form",
     "lanes_for",
@@ -67,7 +65,7 @@ def _kept(
     """
     lanes = lanes_for(like)
     blocks = (batch + lanes - 1) // lanes
-    slots, kept = (blocks, length) if keep else (min(blocks, torch.get_num_threads()), 1)
+    slots, kept = (blocks, length) if keep else (threads_for(blocks), 1)
     row = slots * kept * width * lanes
     return like.new_empty(max(steps, 1) * row), like.new_empty(norms_of(steps, flags) * row)
 
@@ -117,7 +115,7 @@ def _forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output (T, B, H) that follows on ``past`` (M + 1, B, H), and what backward needs."""
-    from fastweights.ops.fast_weights import numba_kernels
+    from fastweights.ops.fast_weights import numba_calls, numba_kernels
 
     length, batch, width = drive.shape
     lanes = lanes_for(drive)
@@ -129,15 +127,10 @@ def _forward(
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
     addresses = (*map(address, given), *map(address, (output, queries, centred)))
     rows = numba_kernels.scratch_rows(max(sizes[3], 1) + length, width, backwards=False)
-
-    def work(start: int, stride: int) -> None:
-        scratch = drive.new_empty(rows * lanes)
-        numba_kernels.forward(
-            start, stride, lanes, sizes, inner_steps, memory, flags, keep, norm_eps,
-            LIKE[drive.dtype], addresses, scratch.data_ptr(),
-        )  # fmt: skip
-
-    share_out(blocks, work)
+    numba_calls.run(
+        numba_kernels.forward, drive, batch, (rows,), sizes, addresses, inner_steps=inner_steps,
+        eps=norm_eps, flags=flags, memory=memory, keep=keep,
+    )  # fmt: skip
     if not keep:
         return output, drive.new_empty(0), drive.new_empty(0)
     return output, queries, centred
@@ -146,10 +139,6 @@ def _forward(
 def plain(*tensors: Tensor | None) -> list[Tensor | None]:
     """The same numbers, contiguous; whoever holds their addresses must hold them too."""
     return [None if x is None else x.contiguous() for x in tensors]
-
-
-# Kernels that get addresses learn from these what stands there.
-LIKE = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
 
 
 def _forward_shapes(
@@ -186,7 +175,7 @@ def _backward(
     memory: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of drive, past, weight, rates, norm_weight, norm_bias and static."""
-    from fastweights.ops.fast_weights import numba_kernels
+    from fastweights.ops.fast_weights import numba_calls, numba_kernels
 
     length, batch, width = doutput.shape
     lanes = lanes_for(doutput)
@@ -195,35 +184,31 @@ def _backward(
     ddrive, dpast, dweight, drates, dgain, dbias, dstatic = attention_op.gradients_like(
         doutput, past, weight, rates, static, flags
     )
-    hidden = torch.empty_like(ddrive)
+    hidden = doutput.new_empty(length * batch, width)
     table = _by_lane(rates, blocks * lanes)
     given = plain(
         past, weight.t(), norm_weight, norm_bias, table, None if static is None else static.t(),
         output, queries, centred, doutput,
     )  # fmt: skip
-    of_rates = weight.new_zeros(blocks * drates[:1].numel(), lanes)
-    of_gain, of_bias = weight.new_zeros(2, blocks, width, lanes).unbind(0)
+    of_rates = None
+    if flags & LEARNED:
+        of_rates = weight.new_zeros(blocks * drates[:1].numel(), lanes)
+    of_gain, of_bias = weight.new_empty(2, blocks, width, lanes).unbind(0)
     dread = asked = None
     if is_static:
         dread, asked = weight.new_empty(2, inner_steps, length, batch, width).unbind(0)
     taken = (ddrive, dpast, hidden, of_rates, of_gain, of_bias, dread, asked)
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
     addresses = (*map(address, given), *map(address, taken))
-
     rows = numba_kernels.scratch_rows(max(sizes[3], 1) + length, width, backwards=True)
-
-    def work(start: int, stride: int) -> None:
-        scratch = doutput.new_empty(rows * lanes)
-        numba_kernels.backward(
-            start, stride, lanes, sizes, inner_steps, memory, flags, norm_eps,
-            LIKE[doutput.dtype], addresses, scratch.data_ptr(),
-        )  # fmt: skip
-
-    share_out(blocks, work)
-    torch.mm(ddrive.flatten(0, 1).t(), hidden.flatten(0, 1), out=dweight)
+    numba_calls.run(
+        numba_kernels.backward, doutput, batch, (rows,), sizes, addresses,
+        inner_steps=inner_steps, eps=norm_eps, flags=flags, memory=memory,
+    )  # fmt: skip
+    torch.mm(ddrive.view(-1, width).t(), hidden, out=dweight)
     torch.sum(of_gain, (0, 2), out=dgain)
     torch.sum(of_bias, (0, 2), out=dbias)
-    if flags & LEARNED:
+    if of_rates is not None:
         drates = _of_samples(of_rates, rates, lanes)
     if dread is not None and asked is not None:
         dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2)

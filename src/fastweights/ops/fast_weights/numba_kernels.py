@@ -1,7 +1,7 @@
 """The attention form in Numba: forward, and the backward pass derived in README.md.
 
-A block of samples is worked on at a time; :mod:`.numba_steps` names the rows of its arrays. A call
-takes the blocks start, start + stride, …: one thread's share.
+A block of samples is worked on at a time; :mod:`.numba_steps` names the rows of its arrays. Every
+thread takes one block after the other until none is left.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fastweights.ops.fast_weights.attention_op import (
-    DETACH,
-)
-from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, kernel, scatter
+from fastweights.ops.compiled import Region
+from fastweights.ops.fast_weights.attention_op import DETACH
+from fastweights.ops.fast_weights.numba_calls import call_of, next_block
+from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, scatter
 from fastweights.ops.fast_weights.numba_steps import (
     HEBBIAN,
     NONE,
@@ -43,24 +43,23 @@ def scratch_rows(vectors: int, width: int, *, backwards: bool) -> int:
     return (vectors + VECTORS) * width
 
 
-@kernel
-def forward(
-    start: int, stride: int, lanes: int, sizes: Any, inner_steps: int, memory: int, flags: int,
-    keep: bool, eps: Any, like: Any, addresses: Any, scratch: int,
-) -> None:  # fmt: skip
-    """One thread's share of the blocks, with :func:`scratch_rows` at ``scratch`` to itself.
+@Region
+def forward(pointer: Any) -> None:
+    """All blocks, with :func:`scratch_rows` for each thread.
 
     ``sizes`` are T, B, H, the number of past vectors (M + 1, or 0 for a start from nothing) and
     the table's rows, ages and columns; ``addresses`` those of drive (T, B, H), past, W, gain,
     bias, the table, the static memory, and of the arrays that get something: output (T, B, H),
     queries and centred, which without ``keep`` have one step and one place for each thread.
     """
-    length, batch, width, known, rows, ages, columns = sizes
-    blocks = -(-batch // lanes)
+    call = call_of(pointer)
+    like, lanes, inner_steps, keep = call.like, call.lanes, call.inner_steps, call.keep
+    addresses, sizes = call.addresses, call.sizes
+    length, batch, width, known = sizes[0], sizes[1], sizes[2], sizes[3]
     carried = max(known - 1, 0)
     step = width * lanes
-    slots, steps = (blocks, length) if keep else (min(stride, blocks), 1)
-    settings = settings_of(lanes, memory, flags, inner_steps, like, eps)
+    steps = length if keep else 1
+    settings = settings_of(lanes, call.memory, call.flags, inner_steps, like, call.eps)
     norms = settings.norms
     drive = array_at(addresses[0], like, (length, batch, width))
     past = array_at(addresses[1], like, (known, batch, width))
@@ -70,17 +69,17 @@ def forward(
         array_at(addresses[3], like, (width,)),
         array_at(addresses[4], like, (width,)),
     )
-    rates = array_at(addresses[5], like, (rows, ages, columns))
+    rates = array_at(addresses[5], like, (sizes[4], sizes[5], sizes[6]))
     output = array_at(addresses[7], like, (length, batch, width))
-    all_queries = array_at(addresses[8], like, (slots, steps * max(inner_steps, 1) * step))
-    all_centred = array_at(addresses[9], like, (slots, steps * norms * step))
+    all_queries = array_at(addresses[8], like, (call.blocks, steps * max(inner_steps, 1) * step))
+    all_centred = array_at(addresses[9], like, (call.blocks, steps * norms * step))
     whole = (carried + length + 1) * step
-    rows = array_at(scratch, like, (whole + VECTORS * step,))
-    history = rows[:whole]
-    work = new_work(rows[whole:], width, lanes)
-    for block in range(start, blocks, stride):
+    history = call.scratch[:whole]
+    work = new_work(call.scratch[whole:], width, lanes)
+    block = next_block(call)
+    while block < call.blocks:
         first = block * lanes
-        slot = block if keep else start
+        slot = block if keep else call.thread
         kept = Kept(history, all_queries[slot], all_centred[slot])
         _take_past(history, past, first, width, lanes)
         for t in range(length):
@@ -95,29 +94,30 @@ def forward(
                 place * max(inner_steps, 1) * step, place * settings.norms,
             )  # fmt: skip
             scatter(output[t], first, history, now + step, lanes)
+        block = next_block(call)
 
 
-@kernel
-def backward(
-    start: int, stride: int, lanes: int, sizes: Any, inner_steps: int, memory: int, flags: int,
-    eps: Any, like: Any, addresses: Any, scratch: int,
-) -> None:  # fmt: skip
+@Region
+def backward(pointer: Any) -> None:
     """Backwards in time.
 
     ``sizes`` as for :func:`forward`; ``addresses`` are those of past, Wᵀ, gain, bias, the table,
     the transposed static memory, output (not looked at where layer norm lets it be worked out
     again), queries, centred, the gradient of output; and of the arrays that get something: the
     gradient of drive (T, B, H) and of past, h(t) (T, B, H), which is the other factor of W's
-    gradient, per block the gradients of the table (rows, ages, lanes), gain and bias (H, lanes),
-    which hold zeros; with a static memory the two factors of its gradient, (S, T, B, H).
+    gradient, per block the gradients of the table (rows, ages, lanes), which hold zeros, and of
+    gain and bias (H, lanes); with a static memory the two factors of its gradient, (S, T, B, H).
     """
-    length, batch, width, known, rows, ages, columns = sizes
-    blocks = -(-batch // lanes)
+    call = call_of(pointer)
+    like, lanes, inner_steps, blocks = call.like, call.lanes, call.inner_steps, call.blocks
+    addresses, sizes = call.addresses, call.sizes
+    length, batch, width, known = sizes[0], sizes[1], sizes[2], sizes[3]
+    rows, ages, columns = sizes[4], sizes[5], sizes[6]
     carried = max(known - 1, 0)
     step = width * lanes
-    settings = settings_of(lanes, memory, flags, inner_steps, like, eps)
+    settings = settings_of(lanes, call.memory, call.flags, inner_steps, like, call.eps)
     norms = settings.norms
-    detach = flags & DETACH != 0
+    detach = call.flags & DETACH != 0
     past = array_at(addresses[0], like, (known, batch, width))
     slow = Slow(
         array_at(addresses[1], like, (width, width)),
@@ -140,14 +140,15 @@ def backward(
     dread = array_at(addresses[16], like, (inner_steps, length, batch, width))
     asked_for = array_at(addresses[17], like, (inner_steps, length, batch, width))
     whole = (carried + length + 1) * step
-    scores = SCORES * (carried + length + 1) * lanes
-    rows = array_at(scratch, like, (2 * whole + VECTORS * step + scores,))
-    history, dhistory = rows[:whole], rows[whole : 2 * whole]
-    work = new_work(rows[2 * whole :], width, lanes)
-    for block in range(start, blocks, stride):
+    history, dhistory = call.scratch[:whole], call.scratch[whole : 2 * whole]
+    work = new_work(call.scratch[2 * whole :], width, lanes)
+    block = next_block(call)
+    while block < blocks:
         first = block * lanes
         kept = Kept(history, all_queries[block], all_centred[block])
         gradients = Gradients(dhistory, drates[block], dgain[block], dbias[block])
+        clear(gradients.gain, np.int64(0), width, lanes)
+        clear(gradients.bias, np.int64(0), width, lanes)
         _take_past(history, past, first, width, lanes)
         clear(dhistory, np.int64(0), (carried + 1) * width, lanes)
         for t in range(length):
@@ -169,6 +170,7 @@ def backward(
             scatter(hidden[t], first, history, now, lanes)
         for m in range(known):
             scatter(dpast[m], first, dhistory, m * step, lanes)
+        block = next_block(call)
 
 
 @inlined

@@ -19,7 +19,6 @@ __all__ = [
     "fetch",
     "gather",
     "jit",
-    "kernel",
     "matrix_times",
     "normalise",
     "normalise_backward",
@@ -33,7 +32,6 @@ ROWS = 8  # accumulators per inner loop: enough to hide the latency of two FMA u
 # The kernels get all their memory from outside: without reference counts they run faster, and
 # compile in half the time.
 jit = compiled(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-kernel = compiled(_nrt=False, no_cfunc_wrapper=True)
 
 
 @jit

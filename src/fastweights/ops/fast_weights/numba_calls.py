@@ -1,0 +1,132 @@
+"""How the Numba kernels are called: everything in one row of integers.
+
+Threads that run a kernel know where this row begins, and nothing else. It holds what
+:mod:`fastweights.ops.threads` says, then what :func:`run` puts there, and :func:`call_of` reads.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastweights.ops import simd
+from fastweights.ops.compiled import Region
+from fastweights.ops.fast_weights.numba_steps import inlined
+from fastweights.ops.simd import lanes_of
+from fastweights.ops.threads import CLAIMED, run_on, threads_for
+
+__all__ = ["INTEGERS", "Call", "call_of", "next_block", "part", "run"]
+
+INTEGERS, _FLOATS = np.empty(0, np.int64), np.empty(0, np.float64)
+_KIND = {torch.float32: numba.float32, torch.float64: numba.float64}
+_FIXED = 11  # integers before the sizes
+_BYTES = 8
+# As Numba sees them: without the argument that it puts in itself.
+address_of: Any = simd.address_of
+array_at: Any = simd.array_at
+claim: Any = simd.claim
+
+
+def run(
+    region: Region,
+    like: Tensor,
+    batch: int,
+    rows: Sequence[int],
+    sizes: Sequence[int],
+    addresses: Sequence[int],
+    *,
+    inner_steps: int,
+    eps: float,
+    flags: int,
+    memory: int = 0,
+    keep: bool = True,
+) -> None:
+    """Run a kernel on all blocks of a batch, on as many threads as PyTorch may use.
+
+    Args:
+        region: the kernel.
+        like: a tensor of the kind of number to compute in.
+        batch: samples.
+        rows: of each part of the scratch that a thread needs to itself; :func:`part` finds them.
+        sizes: what the kernel calls so, and ``addresses`` likewise.
+        inner_steps, eps, flags, memory, keep: as the ops take them; a kernel of one memory looks
+            at no other.
+    """
+    lanes, itemsize = lanes_of(like.element_size()), like.element_size()
+    blocks = -(-batch // lanes)
+    threads = threads_for(blocks)
+    own = sum(rows) * lanes
+    scratch = like.new_empty(threads * own)
+    numbers = (
+        blocks, lanes, inner_steps, memory, flags, keep, _bits(eps), scratch.data_ptr(),
+        own * itemsize, len(rows), len(sizes), *rows, *sizes, *addresses,
+    )  # fmt: skip
+    run_on(threads, region.address(_KIND[like.dtype]), numbers)
+
+
+def _bits(number: float) -> int:
+    return struct.unpack("q", struct.pack("d", number))[0]
+
+
+class Call(NamedTuple):
+    """What :func:`run` was given; ``like`` is an empty array, ``thread`` this one's number, and
+    ``scratch`` this thread's own, of as many ``rows`` as each part has."""
+
+    like: Any
+    claimed: Any
+    blocks: Any
+    lanes: Any
+    inner_steps: Any
+    memory: Any
+    flags: Any
+    keep: Any
+    eps: Any
+    rows: Any
+    sizes: Any
+    addresses: Any
+    thread: Any
+    scratch: Any
+
+
+@inlined
+def call_of(pointer: Any) -> Call:
+    """Of the pointer that a region gets; a thread asks once."""
+    start = address_of(pointer)
+    like = array_at(start, pointer, (0,))
+    claimed = array_at(start, INTEGERS, (CLAIMED,))
+    at = start + _BYTES * CLAIMED
+    fixed = array_at(at, INTEGERS, (_FIXED,))
+    eps = array_at(at, _FLOATS, (_FIXED,))[6]
+    at += _BYTES * _FIXED
+    rows = array_at(at, INTEGERS, (fixed[9],))
+    at += _BYTES * fixed[9]
+    sizes = array_at(at, INTEGERS, (fixed[10],))
+    addresses = array_at(at + _BYTES * fixed[10], INTEGERS, (32,))  # nobody looks beyond the last
+    thread = claim(claimed, 1)
+    own = fixed[7] + thread * fixed[8]
+    scratch = array_at(own, like, (fixed[8] // like.itemsize,))
+    return Call(
+        like, claimed, fixed[0], fixed[1], fixed[2], fixed[3], fixed[4], fixed[5] != 0, eps, rows,
+        sizes, addresses, thread, scratch,
+    )  # fmt: skip
+
+
+@inlined
+def next_block(call: Call) -> int:
+    """The number of a block that no other thread has; none is left when there is no such block."""
+    return claim(call.claimed, 0)
+
+
+@inlined
+def part(call: Call, index: int) -> Any:
+    """That part of the scratch."""
+    start = np.int64(0)
+    for before in range(index):
+        start += call.rows[before] * call.lanes
+    return call.scratch[start : start + call.rows[index] * call.lanes]
