@@ -102,6 +102,22 @@ def test_the_multi_level_network_is_its_loop(order: str, wiped: set[int]) -> Non
     assert not torch.allclose(made(x)[0], plain(made, x, wiped))
 
 
+def test_the_control_is_the_network_without_its_memory() -> None:
+    task = Glimpses()
+    torch.manual_seed(0)
+    ours = ARMS["fast-weights"].build(CONFIG, task.features, 8, "published")
+    torch.manual_seed(0)
+    control = ARMS["layer-norm-rnn"].build(CONFIG, task.features, 8, "published")
+    assert (ours.memory, control.memory) == ("hebbian", "none")
+    for one, other in zip(ours.parameters(), control.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_only_who_has_a_memory_tells_what_it_attends_to(results: list[Result]) -> None:
+    told = {r.unit.arm for r in results if r.values and "attention" in r.values}
+    assert told == {"fast-weights"}
+
+
 def test_the_convolutional_network_shares_its_weights_over_quadrants() -> None:
     network = ConvNet(4)
     with torch.no_grad():
@@ -181,6 +197,14 @@ def test_errors_stand_beside_the_published_ones() -> None:
     assert fewer == ["does not hold", "holds"]
 
 
+def test_what_the_memory_is_good_for_is_told() -> None:
+    config = GlimpsesConfig(arms=("fast-weights", "layer-norm-rnn"))
+    errors = {("fast-weights", "published"): 1.2, ("layer-norm-rnn", "published"): 1.9}
+    found = verdicts(config, made_up(config, errors))
+    (verdict,) = [v for words, v in found.items() if "fewer errors than the layer-norm" in words]
+    assert verdict == "holds"
+
+
 def test_an_order_that_matters_is_seen() -> None:
     config = GlimpsesConfig(
         arms=("fast-weights", "lstm"), orders=("published", "scrambled"), places=True
@@ -245,7 +269,7 @@ def test_data_that_will_not_do_is_refused_before_any_run(tmp_path: Path) -> None
 
 def test_presets_can_be_run() -> None:
     assert find("glimpses").name == "glimpses"
-    for preset, cells in ((quick(), 5), (orders(), 12), (paper(), 15)):
+    for preset, cells in ((quick(), 6), (orders(), 12), (paper(), 18)):
         assert len(EXPERIMENT.units(preset, 2)) == 2 * cells
     sizes = {size for _, size in PUBLISHED_ERRORS}
     assert set(paper().hidden_sizes) == sizes

@@ -30,13 +30,16 @@ class Arm:
     orders: tuple[str, ...] = (*FIXED_ORDERS, "scrambled")
 
 
-def _fast_weights(config: GlimpsesConfig, features: int, size: int) -> FastWeightsRNN:
+def _fast_weights(
+    config: GlimpsesConfig, features: int, size: int, memory: str = "hebbian"
+) -> FastWeightsRNN:
     layer = FastWeightsRNN(
         features,
         size,
         inner_steps=config.inner_steps,
         decay=config.decay,
         write_rate=config.write_rate,
+        memory=memory,
         form="attention",  # keeps what was written apart, for whoever wants to see it
     )
     layer.reset_parameters(input_scale=config.input_scale, recurrent_scale=config.recurrent_scale)
@@ -113,9 +116,12 @@ ARMS: Mapping[str, Arm] = {
         lambda c, i, h, o: MultiLevel(_fast_weights(c, i, h), o),
         tuple(FIXED_ORDERS),
     ),
-    "irnn": Arm("IRNN", 1e-3, lambda c, i, h, o: irnn(i, h)),
-    "lstm": Arm("LSTM", 5e-3, lambda c, i, h, o: nn.LSTM(i, h)),
-    "convnet": Arm("ConvNet", 2e-3, lambda c, i, h, o: ConvNet(h), ("published",)),
+    "layer-norm-rnn": Arm(
+        "layer-norm RNN", 1e-2, lambda c, i, h, o: _fast_weights(c, i, h, memory="none")
+    ),
+    "irnn": Arm("IRNN", 3e-3, lambda c, i, h, o: irnn(i, h)),
+    "lstm": Arm("LSTM", 2e-2, lambda c, i, h, o: nn.LSTM(i, h)),
+    "convnet": Arm("ConvNet", 1e-2, lambda c, i, h, o: ConvNet(h), ("published",)),
 }
 
 

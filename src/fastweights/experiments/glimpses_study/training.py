@@ -95,7 +95,7 @@ def run(
         device=torch.device(device),
         writer=writer,
     )
-    if isinstance(layer, FastWeightsRNN):
+    if isinstance(layer, FastWeightsRNN) and layer.memory == "hebbian":
         result["attention"] = attention_shares(model, data.test, config.inspected)
     return {
         **result,
