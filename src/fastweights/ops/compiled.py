@@ -23,6 +23,7 @@ from typing import Any
 from weakref import WeakSet
 
 import numba
+import torch
 from filelock import FileLock
 from numba.core import event, sigutils, types
 from numba.core.ccallback import CFunc
@@ -67,18 +68,18 @@ class Region:
 
     Example:
         >>> from fastweights.ops.fast_weights.numba_kernels import forward
-        >>> forward.name, forward.address(numba.float32) != 0
+        >>> forward.name, forward.address(torch.float32) != 0
         ('forward', True)
     """
 
     def __init__(self, function: Callable[[Any], None]) -> None:
         self.name = function.__name__
         self._function = function
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[torch.dtype, Any] = {}
         self._lock = threading.Lock()
 
-    def address(self, kind: Any) -> int:
-        """Where the function of a pointer to ``kind``, a Numba type, begins."""
+    def address(self, kind: torch.dtype) -> int:
+        """Where the function for this kind of number begins."""
         found = self._compiled.get(kind)
         if found is None:
             with self._lock:
@@ -86,8 +87,8 @@ class Region:
                 self._compiled[kind] = found
         return found.address
 
-    def _compile(self, kind: Any) -> Any:
-        signature = types.void(types.CPointer(kind))
+    def _compile(self, kind: torch.dtype) -> Any:
+        signature = types.void(types.CPointer(_KINDS[kind]))
         options = {"error_model": "numpy", "_nrt": False}
         region: Any = CFunc(self._function, sigutils.normalize_signature(signature), {}, options)
         with _kept_on_disk() as folder:
@@ -96,6 +97,9 @@ class Region:
         with _UNCOLLECTED:
             region.compile()
         return region
+
+
+_KINDS = {torch.float32: types.float32, torch.float64: types.float64}
 
 
 @contextlib.contextmanager

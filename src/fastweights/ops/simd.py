@@ -14,12 +14,15 @@ from typing import Any
 
 import llvmlite.binding
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np import arrayobj
 
 __all__ = [
+    "FLOATS",
+    "INTEGERS",
     "LANES",
     "address_of",
     "array_at",
@@ -39,6 +42,9 @@ _features = llvmlite.binding.get_host_cpu_features()
 # Zen 4 works through a wide register half by half: short ones are as fast and waste fewer lanes.
 _halves = llvmlite.binding.get_host_cpu_name() == "znver4"
 _REGISTER_BITS = 512 if _features.get("avx512f") and not _halves else 256
+
+# For `array_at`: what a kernel reads that is not of the kind it computes in.
+INTEGERS, FLOATS = np.empty(0, np.int64), np.empty(0, np.float64)
 
 LANES = {numba.float32: _REGISTER_BITS // 32, numba.float64: _REGISTER_BITS // 64}
 

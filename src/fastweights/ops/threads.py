@@ -11,13 +11,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-__all__ = ["CLAIMED", "run_on", "threads_for"]
+__all__ = ["CLAIMED", "bits_of", "run_on", "threads_for"]
 
 CLAIMED = 2  # numbers before the caller's: how many blocks are claimed, and how many threads came
 
@@ -28,6 +29,16 @@ _Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def threads_for(blocks: int) -> int:
     """How many threads to share so many blocks out to: one at least."""
     return max(1, min(torch.get_num_threads(), blocks))
+
+
+def bits_of(*numbers: float) -> tuple[int, ...]:
+    """Floating-point numbers in double precision as integers of the same bits.
+
+    Example:
+        >>> [hex(bits) for bits in bits_of(1.0, 0.0)]
+        ['0x3ff0000000000000', '0x0']
+    """
+    return struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
 
 
 def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastweights.ops.slow_fast import numba_cpu, reference
+from fastweights.ops.slow_fast._numba_kernels import CHUNK
+from fastweights.ops.threads import run_on
 
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-5}
 
@@ -77,22 +80,18 @@ def test_equals_the_reference(
 def test_large_tensors_on_several_threads(
     dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunk = numba_cpu._CHUNK
-    sizes = [chunk - 1, chunk, chunk + 1, 3 * chunk + 5, 0, 7]
+    sizes = [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 0, 7]
     assert sum(sizes) >= numba_cpu._SERIAL_BELOW
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     used = []
-    kernels = numba_cpu._kernels()
-    monkeypatch.setattr(
-        numba_cpu,
-        "_kernels",
-        lambda: tuple(
-            lambda *a, k=kernel, name=name: (used.append(name), k(*a))
-            for name, kernel in zip(("serial", "parallel"), kernels, strict=True)
-        ),
-    )
+
+    def watched(count: int, *arguments: Any) -> None:
+        used.append(count)
+        run_on(count, *arguments)
+
+    monkeypatch.setattr(numba_cpu, "run_on", watched)
     compare(sizes, 3, dtype, **PLAIN)
-    assert set(used) == {"serial" if threads == 1 else "parallel"}
+    assert set(used) == {threads}
 
 
 def test_writes_nothing_beside_its_tensors() -> None:
@@ -153,5 +152,5 @@ assert os.waitpid(child, 0)[1] == 0, "the child died"
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_can_step() -> None:
-    """Numba's OpenMP layer kills a process that forked after using threads and uses them again."""
+    """OpenMP's threads are gone there."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)

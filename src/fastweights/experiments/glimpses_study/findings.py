@@ -72,14 +72,14 @@ def claims(config: GlimpsesConfig, results: Sequence[Result]) -> list[Claim]:
     for (arm, size, order), cell in found.items():
         if arm not in ("fast-weights", "multi-level") or order != "published":
             continue
-        for other, published in (("irnn", "fewer"), ("lstm", "fewer"), ("layer-norm-rnn", "—")):
+        for other, said in (("irnn", "fewer"), ("lstm", "fewer"), ("layer-norm-rnn", "—")):
             gained = _differences(cell, found.get((other, size, order), []))
             if gained:
                 rows.append(
                     ledger_row(
                         f"R = {size}: {ARMS[arm].label}, fewer errors than the "
                         f"{ARMS[other].label}; difference of the errors in points (≤ 0)",
-                        published,
+                        said,
                         gained,
                         at_most=0,
                         scale=1,

@@ -6,25 +6,20 @@ Threads that run a kernel know where this row begins, and nothing else. It holds
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 from fastweights.ops import simd
 from fastweights.ops.compiled import Region
 from fastweights.ops.fast_weights.numba_steps import inlined
-from fastweights.ops.simd import lanes_of
-from fastweights.ops.threads import CLAIMED, run_on, threads_for
+from fastweights.ops.simd import FLOATS, INTEGERS, lanes_of
+from fastweights.ops.threads import CLAIMED, bits_of, run_on, threads_for
 
-__all__ = ["INTEGERS", "Call", "call_of", "next_block", "part", "run"]
+__all__ = ["Call", "call_of", "next_block", "part", "run"]
 
-INTEGERS, _FLOATS = np.empty(0, np.int64), np.empty(0, np.float64)
-_KIND = {torch.float32: numba.float32, torch.float64: numba.float64}
 _FIXED = 11  # integers before the sizes
 _BYTES = 8
 # As Numba sees them: without the argument that it puts in itself.
@@ -64,14 +59,10 @@ def run(
     own = sum(rows) * lanes
     scratch = like.new_empty(threads * own)
     numbers = (
-        blocks, lanes, inner_steps, memory, flags, keep, _bits(eps), scratch.data_ptr(),
+        blocks, lanes, inner_steps, memory, flags, keep, bits_of(eps)[0], scratch.data_ptr(),
         own * itemsize, len(rows), len(sizes), *rows, *sizes, *addresses,
     )  # fmt: skip
-    run_on(threads, region.address(_KIND[like.dtype]), numbers)
-
-
-def _bits(number: float) -> int:
-    return struct.unpack("q", struct.pack("d", number))[0]
+    run_on(threads, region.address(like.dtype), numbers)
 
 
 class Call(NamedTuple):
@@ -102,7 +93,7 @@ def call_of(pointer: Any) -> Call:
     claimed = array_at(start, INTEGERS, (CLAIMED,))
     at = start + _BYTES * CLAIMED
     fixed = array_at(at, INTEGERS, (_FIXED,))
-    eps = array_at(at, _FLOATS, (_FIXED,))[6]
+    eps = array_at(at, FLOATS, (_FIXED,))[6]
     at += _BYTES * _FIXED
     rows = array_at(at, INTEGERS, (fixed[9],))
     at += _BYTES * fixed[9]

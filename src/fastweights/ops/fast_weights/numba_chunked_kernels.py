@@ -13,7 +13,7 @@ import numpy as np
 
 from fastweights.ops.compiled import Region
 from fastweights.ops.fast_weights.attention_op import DETACH
-from fastweights.ops.fast_weights.numba_calls import INTEGERS, call_of, next_block, part
+from fastweights.ops.fast_weights.numba_calls import call_of, next_block, part
 from fastweights.ops.fast_weights.numba_carried import (
     Carried,
     ask_matrices,
@@ -54,7 +54,7 @@ from fastweights.ops.fast_weights.numba_symmetric import (
     read_matrix,
     write_matrix,
 )
-from fastweights.ops.simd import array_at, load, spread
+from fastweights.ops.simd import INTEGERS, array_at, load, spread
 
 __all__ = ["backward", "backward_parts", "forward", "forward_parts"]
 

@@ -6,35 +6,16 @@ twenty-five, and `torch.optim.SGD` alone moves eight (foreach) or five (fused).
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fastweights.ops.threads import bits_of, run_on, threads_for
+
 __all__ = ["sgd_step", "why_not"]
 
-_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {
-    torch.float32: np.float32,
-    torch.float64: np.float64,
-}
-_CHUNK = 16384  # weights one thread takes at a time: six such float32 arrays fit in a 512 KiB cache
-_SERIAL_BELOW = 4 * _CHUNK  # fewer weights than this are done before other threads have woken up
-
-_forked = False
-
-
-def _mark_forked() -> None:
-    global _forked
-    _forked = True
-
-
-# Threads do not survive a fork, and Numba's OpenMP layer aborts the process that tries.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_forked)
+_SERIAL_BELOW = 65536  # fewer weights than this are done before other threads have woken up
 
 
 def why_not(tensors: Iterable[Tensor]) -> str | None:
@@ -49,7 +30,7 @@ def why_not(tensors: Iterable[Tensor]) -> str | None:
             return f"a tensor is a {type(tensor).__name__}"
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}, not on the CPU"
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in (torch.float32, torch.float64):
             return f"a tensor is {tensor.dtype}, not float32 or float64"
         if not tensor.is_contiguous():
             return "a tensor is not contiguous"
@@ -92,44 +73,27 @@ def sgd_step(
     if not weights:
         return
     sign = -1.0 if maximize else 1.0
-    options = np.array(
-        [
-            sign,
-            weight_decay,
-            0.0 if first else slow_momentum,
-            1.0 if first else 1.0 - dampening,
-            slow_lr if nesterov else 0.0,
-            slow_lr * slow_momentum if nesterov else slow_lr,
-            fast_momentum,
-            -sign * fast_lr,
-            keep,
-        ],
-        dtype=_DTYPES[weights[0].dtype],
+    options = (
+        sign,
+        weight_decay,
+        0.0 if first else slow_momentum,
+        1.0 if first else 1.0 - dampening,
+        slow_lr if nesterov else 0.0,
+        slow_lr * slow_momentum if nesterov else slow_lr,
+        fast_momentum,
+        -sign * fast_lr,
+        keep,
     )
-    columns = (weights, gradients, buffers, slow, fast, updates)
-    addresses = np.array([[t.data_ptr() for t in column] for column in columns], dtype=np.int64)
-    sizes = np.array([w.numel() for w in weights], dtype=np.int64)
+    # Imported here: Numba takes longer to import than most programs want to wait for an optimizer.
+    from fastweights.ops.slow_fast._numba_kernels import CHUNK, step
+
+    table: list[int] = []
+    for arrays in zip(weights, gradients, buffers, slow, fast, updates, strict=True):
+        table += (arrays[0].numel(), *(tensor.data_ptr() for tensor in arrays))
+    sizes = table[::7]
     # Autograd cannot see the writing, and must: a backward pass through changed weights is wrong.
     torch.autograd.graph.increment_version(weights)
-    threads = 1 if _forked or sizes.sum() < _SERIAL_BELOW else torch.get_num_threads()
-    serial, parallel = _kernels()
-    if threads == 1:
-        serial(addresses, sizes, options)
-        return
-    import numba
-
-    previous = numba.get_num_threads()
-    numba.set_num_threads(min(threads, previous))
-    try:
-        parallel(addresses, sizes, options, _CHUNK)
-    finally:
-        numba.set_num_threads(previous)
-
-
-@functools.cache
-def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    # Imported here: Numba takes longer to import than most programs want to wait for an optimizer.
-    from fastweights.ops.slow_fast import _numba_kernels
-
-    kernels: Any = _numba_kernels
-    return kernels.step_serial, kernels.step_parallel
+    chunks = sum(-(-size // CHUNK) for size in sizes)
+    threads = 1 if sum(sizes) < _SERIAL_BELOW else threads_for(chunks)
+    numbers = (len(sizes), *bits_of(*options), *table)
+    run_on(threads, step.address(weights[0].dtype), numbers)
