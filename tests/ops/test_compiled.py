@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import sys
@@ -9,25 +10,32 @@ from pathlib import Path
 
 import numba
 import pytest
+import torch
 from filelock import FileLock, Timeout
 from numba.core import event
 from numba.core.caching import IndexDataCacheFile
 
 from fastweights.ops import compiled as module
-from fastweights.ops.compiled import compiled
+from fastweights.ops.compiled import Region
 
 KERNEL = """
 from helper import FACTOR
-from fastweights.ops.compiled import compiled
+from fastweights.ops.compiled import Region, jit
+from fastweights.ops.simd import address_of, array_at
 
-@compiled()
-def scaled(x):
+@jit
+def times(x):
     return FACTOR * x
+
+@Region
+def scaled(pointer):
+    x = array_at(address_of(pointer), pointer, (1,))
+    x[0] = times(x[0])
 """
 
 
 def load(folder: Path, factor: int) -> float:
-    """What a kernel gives whose factor stands in another file, and from how many compilations."""
+    """What a kernel gives whose factor stands in another file, and whether from the disk."""
     (folder / "helper.py").write_text(f"FACTOR = {factor}.0\n")
     module._fingerprint.cache_clear()
     for name in ("helper", "kernel"):
@@ -37,11 +45,10 @@ def load(folder: Path, factor: int) -> float:
         assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
-    kernel = sys.modules["kernel"].scaled
-    result = kernel(1.0)
-    assert sum(kernel.stats.cache_hits.values()) + sum(kernel.stats.cache_misses.values()) == 1
-    load.hits = sum(kernel.stats.cache_hits.values())  # type: ignore[attr-defined]
-    return result
+    region, x = sys.modules["kernel"].scaled, torch.ones(1)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(region.address(torch.float32))(x.data_ptr())
+    load.hits = region._compiled[torch.float32].cache_hits  # type: ignore[attr-defined]
+    return x.item()
 
 
 @pytest.fixture
@@ -101,8 +108,14 @@ def test_no_two_processes_file_their_code_at_once(
     assert load.hits == 1  # type: ignore[attr-defined]
 
 
-def test_options_reach_numba() -> None:
-    assert compiled(inline="always")(lambda x: x).targetoptions["inline"] == "always"
+def test_a_region_for_each_kind_of_number(folder: Path) -> None:
+    load(folder, 2)
+    region: Region = sys.modules["kernel"].scaled
+    x = torch.full((1,), 0.1, dtype=torch.float64)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(region.address(torch.float64))(x.data_ptr())
+    assert x.item() == 2 * 0.1
+    assert region.address(torch.float64) != region.address(torch.float32)
+    assert region.address(torch.float32) == region.address(torch.float32)
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -20,51 +20,31 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import numba
 import torch
 from filelock import FileLock
-from numba.core import event, sigutils, types
+from numba.core import sigutils, types
 from numba.core.ccallback import CFunc
 
-__all__ = ["Region", "compiled"]
+__all__ = ["Region", "jit"]
+
+_njit: Any = numba.njit  # its types do not know all of its options
+# For what regions call. They get all their memory from outside: without reference counts they run
+# faster, and compile in half the time. Nor is there a way in from Python, or a copy on disk.
+jit = _njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 _HERE = Path(__file__).parent
 _config: Any = numba.config
-
-
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` that lets go of the GIL, divides as NumPy does, and keeps its code on disk.
-
-    The code goes below ``NUMBA_CACHE_DIR`` if that is set, else beside the sources, else, where
-    these cannot be written to, into the user's cache.
-
-    Args:
-        options: of `numba.njit`.
-
-    Only functions that stand in a file can be kept::
-
-        @compiled()
-        def double(x):
-            return 2 * x
-    """
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        with _kept_on_disk() as folder:
-            kernel = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
-        kernel._cache.save_overload = _one_at_a_time(kernel._cache.save_overload, folder)
-        _KERNELS.add(kernel)
-        return kernel
-
-    return decorate
 
 
 class Region:
     """A function of one pointer, which threads outside of Python can run, for each kind of number.
 
     The type of the pointer is the kind of number, and says nothing about what stands there.
-    Compiled when it is first asked for, and kept as by :func:`compiled`.
+    Compiled when it is first asked for, and kept below ``NUMBA_CACHE_DIR`` if that is set, else
+    beside the sources, else, where these cannot be written to, in the user's cache. Only functions
+    that stand in a file can be kept.
 
     Example:
         >>> from fastweights.ops.fast_weights.numba_kernels import forward
@@ -94,7 +74,7 @@ class Region:
         with _kept_on_disk() as folder:
             region.enable_caching()
         region._cache.save_overload = _one_at_a_time(region._cache.save_overload, folder)
-        with _UNCOLLECTED:
+        with _no_collection():
             region.compile()
         return region
 
@@ -125,40 +105,17 @@ def _one_at_a_time(save: Callable[..., None], folder: Path) -> Callable[..., Non
     return locked
 
 
-class _Uncollected(event.Listener):
-    """No garbage collection while a kernel is compiled.
-
-    Numba makes millions of small objects, hardly any of them garbage: looking through them again
-    and again would take a good part of the time.
-    """
-
-    def __init__(self) -> None:
-        self._depth = 0  # kernels compile the functions they call
-        self._enabled = False
-
-    def __enter__(self) -> None:
-        if not self._depth:
-            self._enabled = gc.isenabled()
-            gc.disable()
-        self._depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if not self._depth and self._enabled:
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Numba makes millions of small objects, hardly any of them garbage: looking through them again
+    and again would take a good part of the time of a compilation."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
             gc.enable()
-
-    def on_start(self, event: Any) -> None:
-        if event.data["dispatcher"] in _KERNELS:
-            self.__enter__()
-
-    def on_end(self, event: Any) -> None:
-        if event.data["dispatcher"] in _KERNELS:
-            self.__exit__()
-
-
-_KERNELS: WeakSet[Any] = WeakSet()
-_UNCOLLECTED = _Uncollected()
-event.register("numba:compile", _UNCOLLECTED)
 
 
 def _root(given: str) -> Path:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastweights.ops.fast_weights.numba_rows import clear, copy, jit
+from fastweights.ops.compiled import jit
+from fastweights.ops.fast_weights.numba_rows import clear, copy
 from fastweights.ops.fast_weights.numba_steps import Work
 from fastweights.ops.fast_weights.numba_symmetric import (
     inner_product,

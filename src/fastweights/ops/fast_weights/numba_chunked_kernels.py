@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastweights.ops.compiled import Region
+from fastweights.ops.compiled import Region, jit
 from fastweights.ops.fast_weights.attention_op import DETACH
 from fastweights.ops.fast_weights.numba_calls import call_of, next_block, part
 from fastweights.ops.fast_weights.numba_carried import (
@@ -30,7 +30,6 @@ from fastweights.ops.fast_weights.numba_rows import (
     copy,
     fetch,
     gather,
-    jit,
     scatter,
 )
 from fastweights.ops.fast_weights.numba_steps import (

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastweights.ops.fast_weights.numba_rows import clear, jit
+from fastweights.ops.compiled import jit
+from fastweights.ops.fast_weights.numba_rows import clear
 from fastweights.ops.simd import fma, load, spread, store
 
 __all__ = ["TOGETHER", "add_put_off", "read_history", "read_history_backward"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastweights.ops.compiled import compiled
+from fastweights.ops.compiled import jit
 from fastweights.ops.simd import fma, load, masked, prefetch, root, spread, store, transpose
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "copy",
     "fetch",
     "gather",
-    "jit",
     "matrix_times",
     "normalise",
     "normalise_backward",
@@ -28,10 +27,6 @@ __all__ = [
 ]
 
 ROWS = 8  # accumulators per inner loop: enough to hide the latency of two FMA units
-
-# The kernels get all their memory from outside: without reference counts they run faster, and
-# compile in half the time.
-jit = compiled(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @jit

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
+from fastweights.ops.compiled import jit
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
     LEARNED,
@@ -34,7 +35,6 @@ from fastweights.ops.fast_weights.numba_rows import (
     clear,
     copy,
     gather,
-    jit,
     matrix_times,
     normalise,
     normalise_backward,

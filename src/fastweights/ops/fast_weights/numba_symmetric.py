@@ -11,7 +11,8 @@ from typing import Any
 
 from numba.extending import register_jitable
 
-from fastweights.ops.fast_weights.numba_rows import ROWS, jit
+from fastweights.ops.compiled import jit
+from fastweights.ops.fast_weights.numba_rows import ROWS
 from fastweights.ops.simd import fma, load, spread, store
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastweights.ops.compiled import Region, compiled
+from fastweights.ops.compiled import Region, jit
 from fastweights.ops.simd import FLOATS, INTEGERS, address_of, array_at, claim
 from fastweights.ops.threads import CLAIMED
 
@@ -18,7 +18,7 @@ _ARRAYS = 6
 _BYTES = 8
 
 
-@compiled(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@jit
 def _step_span(like: Any, addresses: Any, start: Any, n: Any, options: Any) -> None:
     """The update of weights ``start`` … ``start + n − 1`` of the six arrays."""
     skip = start * like.itemsize
