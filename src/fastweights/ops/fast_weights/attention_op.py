@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights.fused_op import FusedOp, watched
@@ -23,10 +24,12 @@ from fastweights.ops.fast_weights.reference import right_aligned, steps_after, t
 __all__ = [
     "AFTER_READ",
     "DETACH",
+    "HEBBIAN",
     "LEARNED",
     "NORM",
     "NORM_PRELIMINARY",
     "PREVIOUS",
+    "STATIC",
     "TANH",
     "flags_of",
     "gradients",
@@ -37,12 +40,14 @@ __all__ = [
     "past_the_end",
     "run",
     "why_not",
+    "written_like",
 ]
 
 # The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
 # LEARNED asks for the gradient of the decay's table.
 NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH, LEARNED = 1, 2, 4, 8, 16, 32, 64
 _MEMORIES = ("hebbian", "static", "none")
+HEBBIAN, STATIC, _ = range(len(_MEMORIES))
 
 
 def why_not(state: LayerState | None, options: Options) -> str | None:
@@ -115,7 +120,7 @@ def run(
     static = weights.memory if options.memory == "static" else None
     inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, static)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    output, *_ = op(
+    output, written, *_ = op(
         *inputs,
         options.inner_steps,
         options.norm_eps,
@@ -125,11 +130,8 @@ def run(
     )
     history = None
     if hebbian:
-        written = drive.new_zeros(1, batch, width) if past is None else past  # h(0) = 0 too
-        history = torch.cat([written, output])[:-1]
-        if options.detach_writes:
-            history = history.detach()
-        history = trimmed(right_aligned(history, length, lengths), decay)
+        written = written.detach() if options.detach_writes else written
+        history = trimmed(right_aligned(written, length, lengths), decay)
     hidden = output[-1]
     if ended is not None and lengths is not None:
         before = drive.new_zeros(batch, width) if state is None else state.hidden
@@ -187,6 +189,14 @@ def last_of(before: Tensor, output: Tensor, lengths: Tensor) -> Tensor:
     return torch.where((lengths > 0)[:, None], output.gather(0, index)[0], before)
 
 
+def written_like(drive: Tensor, past: Tensor | None, memory: int) -> Tensor:
+    """Empty: h of all steps, the past ones too, but of the last; none if nothing is written."""
+    if memory != HEBBIAN:
+        return drive.new_empty(0)
+    length, batch, width = drive.shape
+    return drive.new_empty((1 if past is None else past.shape[0]) + length - 1, batch, width)
+
+
 def gradients_like(
     doutput: Tensor,
     past: Tensor | None,
@@ -213,7 +223,8 @@ def keeping(
 ) -> Callable[[Any, tuple[Any, ...], tuple[Tensor, ...]], None]:
     """The ``setup_context`` of an op of the attention form.
 
-    Its ``forward`` returns the output and whatever it keeps; its ``backward`` takes the gradient
+    Its ``forward`` returns the output, the written vectors (:func:`written_like`), which have no
+    kernel of their own on the way back, and whatever it keeps; its ``backward`` takes the gradient
     of the output, the output (None unless ``needs_output``, a function of S and the flags), past,
     weight, rates, norm_weight, norm_bias, static, what was kept, S, ε, flags and memory, and
     returns the gradients of drive, past, weight, rates, norm_weight, norm_bias and static.
@@ -221,7 +232,7 @@ def keeping(
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, past, weight, rates, gain, bias, static, steps, eps, flags, memory, _ = inputs
-        result, *kept = output
+        result, _, *kept = output
         seen = result if needs_output(steps, flags) else None
         ctx.save_for_backward(seen, past, weight, rates, gain, bias, static, *kept)
         ctx.settings = (steps, eps, flags, memory)
@@ -232,16 +243,28 @@ def keeping(
 
 
 def gradients(
-    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None, *_: None
+    backward: Callable[..., tuple[Tensor, ...]],
+    ctx: Any,
+    doutput: Tensor | None,
+    dwritten: Tensor | None,
+    *_: None,
 ) -> tuple[Tensor | None, ...]:
     """By the ``backward`` of :func:`keeping`, one for each input of the op."""
     nothing = (None,) * 12
-    if doutput is None:
+    if ctx.settings[3] != HEBBIAN:
+        dwritten = None  # of no vectors
+    if doutput is None and dwritten is None:
         return nothing
     saved = ctx.saved_tensors
     past, gain, static = saved[1], saved[4], saved[6]
+    known = 0 if past is None else past.shape[0]
+    if dwritten is not None:  # h(0) … h(T − 1), and output is h(1) … h(T)
+        later = functional.pad(dwritten[max(known, 1) :], (0, 0, 0, 0, 0, 1))
+        doutput = later if doutput is None else doutput + later
     learned = ctx.settings[2] & LEARNED
     ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(doutput, *saved, *ctx.settings)
+    if dwritten is not None and past is not None:
+        dpast = dpast + dwritten[:known]
     found = (
         ddrive,
         None if past is None else dpast,

@@ -20,7 +20,7 @@ from fastweights.ops.threads import CLAIMED, bits_of, run_on, threads_for
 
 __all__ = ["Call", "call_of", "next_block", "part", "run"]
 
-_FIXED = 11  # integers before the sizes
+_FIXED = 11  # integers before the rows
 _BYTES = 8
 # As Numba sees them: without the argument that it puts in itself.
 address_of: Any = simd.address_of

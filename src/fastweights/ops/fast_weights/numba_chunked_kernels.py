@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastweights.ops.compiled import Region, jit
-from fastweights.ops.fast_weights.attention_op import DETACH
+from fastweights.ops.fast_weights.attention_op import DETACH, HEBBIAN
 from fastweights.ops.fast_weights.numba_calls import call_of, next_block, part
 from fastweights.ops.fast_weights.numba_carried import (
     Carried,
@@ -33,7 +33,6 @@ from fastweights.ops.fast_weights.numba_rows import (
     scatter,
 )
 from fastweights.ops.fast_weights.numba_steps import (
-    HEBBIAN,
     SCORES,
     VECTORS,
     Gradients,

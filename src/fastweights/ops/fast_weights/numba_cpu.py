@@ -11,6 +11,7 @@ from fastweights.ops.fast_weights import attention_op, fused_op
 from fastweights.ops.fast_weights.attention_op import (
     LEARNED,
     NORM,
+    STATIC,
     norms_of,
 )
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
@@ -113,27 +114,29 @@ def _forward(
     flags: int,
     memory: int,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The output (T, B, H) that follows on ``past`` (M + 1, B, H), and what backward needs."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output (T, B, H) that follows on ``past`` (M + 1, B, H), the written vectors for the
+    next call, and what backward needs."""
     from fastweights.ops.fast_weights import numba_calls, numba_kernels
 
     length, batch, width = drive.shape
     lanes = lanes_for(drive)
     blocks = -(-batch // lanes)
     output = torch.empty_like(drive, memory_format=torch.contiguous_format)
+    written = attention_op.written_like(drive, past, memory)
     queries, centred = _kept(drive, keep, length, batch, width, inner_steps, flags)
     table = _by_lane(rates, blocks * lanes)
     given = plain(drive, past, weight, norm_weight, norm_bias, table, static)
     sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
-    addresses = (*map(address, given), *map(address, (output, queries, centred)))
+    addresses = (*map(address, given), *map(address, (output, queries, centred, written)))
     rows = numba_kernels.scratch_rows(max(sizes[3], 1) + length, width, backwards=False)
     numba_calls.run(
         numba_kernels.forward, drive, batch, (rows,), sizes, addresses, inner_steps=inner_steps,
         eps=norm_eps, flags=flags, memory=memory, keep=keep,
     )  # fmt: skip
     if not keep:
-        return output, drive.new_empty(0), drive.new_empty(0)
-    return output, queries, centred
+        return output, written, drive.new_empty(0), drive.new_empty(0)
+    return output, written, queries, centred
 
 
 def plain(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -146,11 +149,11 @@ def _forward_shapes(
     norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
     flags: int, memory: int, keep: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    output = drive.new_empty(drive.shape)
+    given = drive.new_empty(drive.shape), attention_op.written_like(drive, past, memory)
     if not keep:
-        return output, drive.new_empty(0), drive.new_empty(0)
+        return *given, drive.new_empty(0), drive.new_empty(0)
     length, batch, width = drive.shape
-    return output, *_kept(drive, keep, length, batch, width, inner_steps, flags)
+    return *given, *_kept(drive, keep, length, batch, width, inner_steps, flags)
 
 
 def needs_output(inner_steps: int, flags: int) -> bool:
@@ -180,7 +183,7 @@ def _backward(
     length, batch, width = doutput.shape
     lanes = lanes_for(doutput)
     blocks = -(-batch // lanes)
-    is_static = memory == numba_kernels.STATIC
+    is_static = memory == STATIC
     ddrive, dpast, dweight, drates, dgain, dbias, dstatic = attention_op.gradients_like(
         doutput, past, weight, rates, static, flags
     )

@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 
 from fastweights.ops.compiled import Region
-from fastweights.ops.fast_weights.attention_op import DETACH
+from fastweights.ops.fast_weights.attention_op import DETACH, HEBBIAN
 from fastweights.ops.fast_weights.numba_calls import call_of, next_block
 from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, scatter
 from fastweights.ops.fast_weights.numba_steps import (
-    HEBBIAN,
-    NONE,
     SCORES,
-    STATIC,
     VECTORS,
     Gradients,
     Kept,
@@ -33,7 +30,7 @@ from fastweights.ops.fast_weights.numba_steps import (
 )
 from fastweights.ops.simd import array_at
 
-__all__ = ["HEBBIAN", "NONE", "STATIC", "backward", "forward", "scratch_rows"]
+__all__ = ["backward", "forward", "scratch_rows"]
 
 
 def scratch_rows(vectors: int, width: int, *, backwards: bool) -> int:
@@ -50,7 +47,8 @@ def forward(pointer: Any) -> None:
     ``sizes`` are T, B, H, the number of past vectors (M + 1, or 0 for a start from nothing) and
     the table's rows, ages and columns; ``addresses`` those of drive (T, B, H), past, W, gain,
     bias, the table, the static memory, and of the arrays that get something: output (T, B, H),
-    queries and centred, which without ``keep`` have one step and one place for each thread.
+    queries and centred, which without ``keep`` have one step and one place for each thread, and
+    the written vectors, past and new but for the last one, (…, B, H), if anything is written.
     """
     call = call_of(pointer)
     like, lanes, inner_steps, keep = call.like, call.lanes, call.inner_steps, call.keep
@@ -73,6 +71,8 @@ def forward(pointer: Any) -> None:
     output = array_at(addresses[7], like, (length, batch, width))
     all_queries = array_at(addresses[8], like, (call.blocks, steps * max(inner_steps, 1) * step))
     all_centred = array_at(addresses[9], like, (call.blocks, steps * norms * step))
+    count = carried + length if call.memory == HEBBIAN else 0
+    written = array_at(addresses[10], like, (count, batch, width))
     whole = (carried + length + 1) * step
     history = call.scratch[:whole]
     work = new_work(call.scratch[whole:], width, lanes)
@@ -82,6 +82,8 @@ def forward(pointer: Any) -> None:
         slot = block if keep else call.thread
         kept = Kept(history, all_queries[slot], all_centred[slot])
         _take_past(history, past, first, width, lanes)
+        for m in range(min(carried + 1, count)):
+            scatter(written[m], first, history, m * step, lanes)
         for t in range(length):
             now = (carried + t) * step
             place = t if keep else 0
@@ -94,6 +96,8 @@ def forward(pointer: Any) -> None:
                 place * max(inner_steps, 1) * step, place * settings.norms,
             )  # fmt: skip
             scatter(output[t], first, history, now + step, lanes)
+            if carried + t + 1 < count:
+                scatter(written[carried + t + 1], first, history, now + step, lanes)
         block = next_block(call)
 
 

@@ -19,10 +19,12 @@ from numba import njit
 from fastweights.ops.compiled import jit
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
+    HEBBIAN,
     LEARNED,
     NORM,
     NORM_PRELIMINARY,
     PREVIOUS,
+    STATIC,
 )
 from fastweights.ops.fast_weights.numba_reads import (
     TOGETHER,
@@ -45,10 +47,7 @@ from fastweights.ops.fast_weights.numba_rows import (
 from fastweights.ops.simd import load, masked, store
 
 __all__ = [
-    "HEBBIAN",
-    "NONE",
     "SCORES",
-    "STATIC",
     "VECTORS",
     "Gradients",
     "Kept",
@@ -64,7 +63,6 @@ __all__ = [
     "settings_of",
 ]
 
-HEBBIAN, STATIC, NONE = 0, 1, 2
 VECTORS = 11  # of a step's scratch
 SCORES = 2 * TOGETHER  # rows beside them for every vector of the history, on the way back
 

@@ -14,6 +14,7 @@ from fastweights.ops.fast_weights import attention_op, fused_op
 from fastweights.ops.fast_weights.attention_op import (
     AFTER_READ,
     DETACH,
+    HEBBIAN,
     LEARNED,
     NORM,
     NORM_PRELIMINARY,
@@ -117,8 +118,9 @@ def _forward(
     flags: int,
     memory: int,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The output (T, B, H) that follows on ``past`` (M + 1, B, H), and what backward needs."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The output (T, B, H) that follows on ``past`` (M + 1, B, H), the written vectors for the
+    next call, and what backward needs."""
     from fastweights.ops.fast_weights import triton_kernels
 
     length, batch, width = drive.shape
@@ -147,7 +149,8 @@ def _forward(
             EPS=norm_eps,
             KEEP=keep,
         )
-    return hs[start:], *kept
+    written = hs[:-1].clone() if memory == HEBBIAN else drive.new_empty(0)
+    return hs[start:], written, *kept
 
 
 def _given_past(past: Tensor | None, like: Tensor) -> Tensor:
@@ -177,7 +180,8 @@ def _forward_shapes(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     start, length = 1 if past is None else past.shape[0], drive.shape[0]
     output = drive.new_empty(start + length, *drive.shape[1:])[start:]
-    return output, *_kept_like(drive, inner_steps, flags, memory, keep)
+    written = attention_op.written_like(drive, past, memory)
+    return output, written, *_kept_like(drive, inner_steps, flags, memory, keep)
 
 
 def _backward(
