@@ -80,9 +80,10 @@ class GlimpsesExperiment:
             notes=[
                 f"{60_000 - config.validation_size:,} / {config.validation_size:,} / 10,000 images "
                 f"to train, validate and test; {config.updates:,} updates of {config.batch_size}. "
-                "Each network's learning rate, and the write rate, were chosen on validation "
-                "images in runs of five passes, three rates or more for each. The layer-norm RNN "
-                "is the fast-weights network without its memory. Errors are on test images.",
+                "Learning rates, three or more for each network, and the write rate were chosen on "
+                "validation images in runs of five passes; the multi-level network has those of "
+                "fast weights. The layer-norm RNN is fast weights without the memory. Errors are "
+                "on test images.",
                 "Published errors are second-hand (recalled from the paper's table 2); both kinds "
                 "of fast weights stand beside its one row. “agrees” if the published error lies "
                 f"within our 95 % interval widened by {TOLERANCE} points, otherwise “lower error” "
