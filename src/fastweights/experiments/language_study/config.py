@@ -34,7 +34,7 @@ class LanguageConfig:
     hidden_size: Positive = 128
     num_layers: Positive = 2
     embedding_size: Positive = 64
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
     streams: Positive = 32
     segment: Positive = 64
     updates: Positive = 1_000

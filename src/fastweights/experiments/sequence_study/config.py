@@ -56,7 +56,7 @@ class SequenceConfig:
     test_length: Annotated[int, Field(ge=2)] = 12
     curriculum: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
     hidden_size: Positive = 64
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
     updates: Positive = 4_000
     batch_size: Positive = 64
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
