@@ -47,11 +47,11 @@ def _fast_weights(decay: Callable[[], Decay], write_rate: float, memory: str = "
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
-        "exponential": Arm("exponential 0.99", 5e-3, _fast_weights(lambda: Exponential(0.99), 0.1)),
-        "power-law": Arm("power law", 5e-3, _fast_weights(lambda: PowerLaw(0.5), 0.5)),
-        "factorial": Arm("factorial", 5e-3, _fast_weights(Factorial, 0.1)),
-        "step-indexed": Arm("step-indexed", 5e-3, _fast_weights(StepIndexed, 0.1)),
-        "layer-norm-rnn": Arm("layer-norm RNN", 5e-3, _fast_weights(Exponential, 0.1, "none")),
+        "exponential": Arm("exponential 0.99", 2e-2, _fast_weights(lambda: Exponential(0.99), 0.1)),
+        "power-law": Arm("power law", 2e-2, _fast_weights(lambda: PowerLaw(0.5), 0.5)),
+        "factorial": Arm("factorial", 2e-2, _fast_weights(Factorial, 0.1)),
+        "step-indexed": Arm("step-indexed", 2e-2, _fast_weights(StepIndexed, 0.1)),
+        "layer-norm-rnn": Arm("layer-norm RNN", 2e-2, _fast_weights(Exponential, 0.1, "none")),
         "lstm": Arm("LSTM", 2e-2, lambda config, inputs: nn.LSTM(inputs, config.hidden_size)),
     }
 )
