@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 import struct
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -60,8 +61,8 @@ def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
         >>> came
         [7]
     """
-    call = (ctypes.c_int64 * (CLAIMED + len(numbers)))(0, 0, *numbers)
-    at = ctypes.addressof(call)
+    call = array("q", (0, 0, *numbers))
+    at = call.buffer_info()[0]
     if threads == 1:
         _function(region)(at)
         return

@@ -19,15 +19,15 @@ _BYTES = 8
 
 
 @jit
-def _step_span(like: Any, addresses: Any, start: Any, n: Any, options: Any) -> None:
-    """The update of weights ``start`` … ``start + n − 1`` of the six arrays."""
+def _step_span(like: Any, addresses: Any, tensor: Any, start: Any, n: Any, options: Any) -> None:
+    """The update of weights ``start`` … ``start + n − 1`` of a tensor and its arrays."""
     skip = start * like.itemsize
-    w = array_at(addresses[0] + skip, like, (n,))
-    g = array_at(addresses[1] + skip, like, (n,))
-    v = array_at(addresses[2] + skip, like, (n,))
-    s = array_at(addresses[3] + skip, like, (n,))
-    f = array_at(addresses[4] + skip, like, (n,))
-    u = array_at(addresses[5] + skip, like, (n,))
+    w = array_at(addresses[0, tensor] + skip, like, (n,))
+    g = array_at(addresses[1, tensor] + skip, like, (n,))
+    v = array_at(addresses[2, tensor] + skip, like, (n,))
+    s = array_at(addresses[3, tensor] + skip, like, (n,))
+    f = array_at(addresses[4, tensor] + skip, like, (n,))
+    u = array_at(addresses[5, tensor] + skip, like, (n,))
     number = like.dtype.type
     sign, weight_decay = number(options[0]), number(options[1])
     v_keep, v_gain = number(options[2]), number(options[3])
@@ -50,8 +50,8 @@ def _step_span(like: Any, addresses: Any, start: Any, n: Any, options: Any) -> N
 def step(pointer: Any) -> None:
     """All tensors, chunk by chunk.
 
-    After the claimed there are the number of tensors, ``OPTIONS`` floating-point numbers, and for
-    each tensor its size and the addresses of its six arrays.
+    After the claimed there are the number of tensors, ``OPTIONS`` floating-point numbers, the size
+    of each tensor, and the addresses of all weights, of all gradients and so on.
     """
     start = address_of(pointer)
     like = array_at(start, pointer, (0,))
@@ -59,14 +59,16 @@ def step(pointer: Any) -> None:
     at = start + _BYTES * CLAIMED
     tensors = array_at(at, INTEGERS, (1,))[0]
     options = array_at(at + _BYTES, FLOATS, (OPTIONS,))
-    table = array_at(at + _BYTES * (1 + OPTIONS), INTEGERS, (tensors, 1 + _ARRAYS))
+    at += _BYTES * (1 + OPTIONS)
+    sizes = array_at(at, INTEGERS, (tensors,))
+    addresses = array_at(at + _BYTES * tensors, INTEGERS, (_ARRAYS, tensors))
     tensor, before = 0, np.int64(0)  # chunks of the tensors before this one
     chunk = claim(claimed, 0)
     while tensor < tensors:
-        size = table[tensor, 0]
+        size = sizes[tensor]
         if (chunk - before) * CHUNK < size:
             first = (chunk - before) * CHUNK
-            _step_span(like, table[tensor, 1:], first, min(CHUNK, size - first), options)
+            _step_span(like, addresses, tensor, first, min(CHUNK, size - first), options)
             chunk = claim(claimed, 0)
         else:
             before += -(-size // CHUNK)

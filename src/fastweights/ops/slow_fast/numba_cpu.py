@@ -87,13 +87,13 @@ def sgd_step(
     # Imported here: Numba takes longer to import than most programs want to wait for an optimizer.
     from fastweights.ops.slow_fast._numba_kernels import CHUNK, step
 
-    table: list[int] = []
-    for arrays in zip(weights, gradients, buffers, slow, fast, updates, strict=True):
-        table += (arrays[0].numel(), *(tensor.data_ptr() for tensor in arrays))
-    sizes = table[::7]
+    sizes = [weight.numel() for weight in weights]
+    addresses: list[int] = []
+    for column in (weights, gradients, buffers, slow, fast, updates):
+        addresses += [tensor.data_ptr() for tensor in column]
     # Autograd cannot see the writing, and must: a backward pass through changed weights is wrong.
     torch.autograd.graph.increment_version(weights)
     chunks = sum(-(-size // CHUNK) for size in sizes)
     threads = 1 if sum(sizes) < _SERIAL_BELOW else threads_for(chunks)
-    numbers = (len(sizes), *bits_of(*options), *table)
+    numbers = (len(sizes), *bits_of(*options), *sizes, *addresses)
     run_on(threads, step.address(weights[0].dtype), numbers)
