@@ -69,13 +69,14 @@ def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str)
     axes = figure.add_subplot()
     steps = len(shares)
     past = np.tril(np.ones_like(shares, dtype=bool), -1)
+    even = 1 / np.arange(steps).clip(min=1)[:, None]
     image = axes.imshow(
-        np.where(past, 100 * shares, np.nan)[1:, :-1],
+        np.where(past, shares / even, np.nan)[1:, :-1],
         extent=(-0.5, steps - 1.5, steps - 0.5, 0.5),
         cmap="viridis",
         vmin=0,
     )
-    figure.colorbar(image, ax=axes, label="share of the attention (%)", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="attention, times an even share", shrink=0.8)
     for t, place in enumerate(FIXED_ORDERS[order]):
         if t < steps - 1:
             _icon(axes, t, steps + 0.6, place)
@@ -93,9 +94,10 @@ def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str)
         alt=f"A triangle of 23 rows, order “{order}”: how the attention of each glimpse's step is "
         "shared out among the states after earlier glimpses.",
         caption=f"What fast weights attend to at R = {size}: each row is a glimpse, from the top; "
-        "colours are the shares that the states after earlier glimpses have in what is read, a "
-        f"mean over test images and {seeds} seed{'s' if seeds > 1 else ''}. The small squares show "
-        "the image and, dark, the part that is seen: a quadrant coarsely, or a patch.",
+        "colours are the shares that the states after earlier glimpses have in what is read, beside "
+        f"equal shares, a mean over test images and {seeds} seed{'s' if seeds > 1 else ''}. The "
+        "small squares show the image and, dark, the part that is seen: a quadrant coarsely, or a "
+        "patch.",
     )
 
 
