@@ -27,6 +27,7 @@ from fastweights.training import loop
 from fastweights.training.config import ConfigError
 
 SMALL = {
+    "first_seed": 0,
     "train_length": 3,
     "test_length": 4,
     "hidden_size": 12,

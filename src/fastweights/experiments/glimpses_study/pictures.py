@@ -94,8 +94,8 @@ def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str)
         alt=f"A triangle of 23 rows, order “{order}”: how the attention of each glimpse's step is "
         "shared out among the states after earlier glimpses.",
         caption=f"What fast weights attend to at R = {size}: each row is a glimpse, from the top; "
-        "colours are the shares that the states after earlier glimpses have in what is read, beside "
-        f"equal shares, a mean over test images and {seeds} seed{'s' if seeds > 1 else ''}. The "
+        "colours are the shares of the states after earlier glimpses in what is read, beside equal "
+        f"ones, a mean over test images and {seeds} seed{'s' if seeds > 1 else ''}. The "
         "small squares show the image and, dark, the part that is seen: a quadrant coarsely, or a "
         "patch.",
     )
