@@ -69,9 +69,9 @@ def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str)
     axes = figure.add_subplot()
     steps = len(shares)
     past = np.tril(np.ones_like(shares, dtype=bool), -1)
-    even = 1 / np.arange(steps).clip(min=1)[:, None]
+    among = np.arange(steps)[:, None]  # so many states are looked back to
     image = axes.imshow(
-        np.where(past, shares / even, np.nan)[1:, :-1],
+        np.where(past, shares * among, np.nan)[1:, :-1],
         extent=(-0.5, steps - 1.5, steps - 0.5, 0.5),
         cmap="viridis",
         vmin=0,
