@@ -275,6 +275,12 @@ def test_presets_can_be_run() -> None:
     assert set(paper().hidden_sizes) == sizes
 
 
+def test_learning_rates_are_those_of_the_nearest_size_tried() -> None:
+    arm = ARMS["irnn"]
+    rates = [arm.learning_rate(size) for size in (20, 50, 100, 1000)]
+    assert rates == [1e-2, 1e-2, 3e-3, 3e-3]
+
+
 def test_real_digits_are_learned(tmp_path: Path) -> None:
     if not os.environ.get("FASTWEIGHTS_DATA"):
         pytest.skip("FASTWEIGHTS_DATA names no folder with the files of MNIST")

@@ -20,7 +20,8 @@ class GlimpsesConfig:
     ``data`` is the folder of MNIST's files; None is ``mnist`` in the folder that the environment
     variable FASTWEIGHTS_DATA names. Which training images are for validation is the same for every
     seed. ``places`` tells the networks what each glimpse shows; with one order for all images they
-    can also know it from the step. Where ``learning_rate`` is None, each arm has its own.
+    can also know it from the step. Where ``learning_rate`` is None, each arm has its own for each
+    size.
     """
 
     arms: Annotated[tuple[str, ...], Field(min_length=1)] = (

@@ -21,13 +21,17 @@ Build = Callable[[GlimpsesConfig, int, int, str], nn.Module]
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A network: its learning rate, how it is made (configuration, features, size, order), and
-    the orders in which it can see an image."""
+    """A network: the learning rates found for the sizes tried, how it is made (configuration,
+    features, size, order), and the orders in which it can see an image."""
 
     label: str
-    learning_rate: float
+    learning_rates: Mapping[int, float]
     build: Build
     orders: tuple[str, ...] = (*FIXED_ORDERS, "scrambled")
+
+    def learning_rate(self, hidden_size: int) -> float:
+        """That of the nearest size tried."""
+        return self.learning_rates[min(self.learning_rates, key=lambda h: abs(h - hidden_size))]
 
 
 def _fast_weights(
@@ -108,20 +112,28 @@ class ConvNet(nn.Module):
         return torch.relu(self.whole(parts.transpose(0, 1).flatten(1)))[None], None
 
 
+_OF_FAST_WEIGHTS = {50: 2e-2, 100: 1e-2, 200: 2e-2}
+
 ARMS: Mapping[str, Arm] = {
-    "fast-weights": Arm("fast weights", 1e-2, lambda c, i, h, o: _fast_weights(c, i, h)),
+    "fast-weights": Arm(
+        "fast weights", _OF_FAST_WEIGHTS, lambda c, i, h, o: _fast_weights(c, i, h)
+    ),
     "multi-level": Arm(
         "fast weights, multi-level",
-        1e-2,
+        _OF_FAST_WEIGHTS,
         lambda c, i, h, o: MultiLevel(_fast_weights(c, i, h), o),
         tuple(FIXED_ORDERS),
     ),
     "layer-norm-rnn": Arm(
-        "layer-norm RNN", 1e-2, lambda c, i, h, o: _fast_weights(c, i, h, memory="none")
+        "layer-norm RNN",
+        {50: 2e-2, 100: 1e-2, 200: 1e-2},
+        lambda c, i, h, o: _fast_weights(c, i, h, memory="none"),
     ),
-    "irnn": Arm("IRNN", 3e-3, lambda c, i, h, o: irnn(i, h)),
-    "lstm": Arm("LSTM", 2e-2, lambda c, i, h, o: nn.LSTM(i, h)),
-    "convnet": Arm("ConvNet", 1e-2, lambda c, i, h, o: ConvNet(h), ("published",)),
+    "irnn": Arm("IRNN", {50: 1e-2, 100: 3e-3, 200: 3e-3}, lambda c, i, h, o: irnn(i, h)),
+    "lstm": Arm("LSTM", {50: 2e-2, 100: 2e-2, 200: 4e-2}, lambda c, i, h, o: nn.LSTM(i, h)),
+    "convnet": Arm(
+        "ConvNet", {50: 1e-2, 100: 1e-2, 200: 1e-2}, lambda c, i, h, o: ConvNet(h), ("published",)
+    ),
 }
 
 

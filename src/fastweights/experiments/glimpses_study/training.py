@@ -74,16 +74,16 @@ def run(
 ) -> dict[str, Any]:
     """Train one network and test it; fast weights tell what they attended to."""
     assert unit.seed is not None
-    arm, order = ARMS[unit.arm], unit.options["order"]
+    arm, order, size = ARMS[unit.arm], unit.options["order"], unit.options["hidden_size"]
     task = Glimpses(order, config.places)
     data = task.build(_read(config), unit.seed)
     torch.manual_seed(unit.seed)
-    layer = arm.build(config, task.features, unit.options["hidden_size"], order)
+    layer = arm.build(config, task.features, size, order)
     model = Classifier(layer)
     schedule = Schedule.of(
         config,
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate or arm.learning_rate,
+        learning_rate=config.learning_rate or arm.learning_rate(size),
         weight_decay=config.weight_decay,
     )
     result = train(
