@@ -19,7 +19,7 @@ from fastweights.decay import (
     StepIndexed,
     SumOfExponentials,
 )
-from fastweights.ops.fast_weights import LayerState, Options, SlowWeights, fast_weights
+from fastweights.ops.fast_weights import Drive, LayerState, Options, SlowWeights, fast_weights
 from tests.oracle import DECAYS, WeightAt
 
 __all__ = [
@@ -78,7 +78,7 @@ def oracle_decay(decay: Decay) -> WeightAt:
 class Problem:
     """The arguments of ``fast_weights``."""
 
-    drive: Tensor
+    drive: Tensor | Drive
     weights: SlowWeights
     decay: Decay
     write_rate: Tensor
@@ -86,10 +86,21 @@ class Problem:
     options: Options
     lengths: Tensor | None = None
 
+    @property
+    def source(self) -> Tensor:
+        """What differs from step to step: the drive, or the input that it is a product of."""
+        return self.drive.input if isinstance(self.drive, Drive) else self.drive
+
+    def with_source(self, source: Tensor) -> Problem:
+        """The same with another."""
+        drive = self.drive._replace(input=source) if isinstance(self.drive, Drive) else source
+        return dataclasses.replace(self, drive=drive)
+
     def leaves(self) -> dict[str, Tensor]:
         """Every tensor that a gradient can be asked for, by name."""
+        factors = self.drive._asdict() if isinstance(self.drive, Drive) else {"drive": self.drive}
         named = {
-            "drive": self.drive,
+            **factors,
             **{f"weights.{k}": v for k, v in self.weights._asdict().items()},
             "write_rate": self.write_rate,
             "state.hidden": self.state.hidden,
@@ -109,7 +120,9 @@ class Problem:
         state = self.state
         return dataclasses.replace(
             self,
-            drive=cast(self.drive),
+            drive=Drive(*map(cast, self.drive))
+            if isinstance(self.drive, Drive)
+            else cast(self.drive),
             weights=SlowWeights(*map(cast, self.weights)),
             decay=copy.deepcopy(self.decay).to(device, dtype),
             write_rate=cast(self.write_rate),
@@ -122,8 +135,7 @@ class Problem:
         state = self.state
         history = None if state.history is None else state.history[:, samples]
         return dataclasses.replace(
-            self,
-            drive=self.drive[:, samples],
+            self.with_source(self.source[:, samples]),
             state=LayerState(state.hidden[samples], state.steps[samples], history),
         )
 
@@ -137,11 +149,14 @@ def problem(
     carried: int = 0,
     lengths: Sequence[int] | None = None,
     seed: int = 0,
+    features: int = 0,
+    input_bias: bool = True,
     **options: Any,
 ) -> Problem:
     """Numbers of moderate size that single precision holds exactly, in double precision.
 
-    ``carried`` vectors were written before the first step. W is not diagonal, nor is A.
+    ``carried`` vectors were written before the first step. W is not diagonal, nor is A. With
+    ``features`` the drive is still to be multiplied out.
     """
     generator = torch.Generator().manual_seed(seed + 7919 * length + 31 * batch + width)
 
@@ -156,8 +171,15 @@ def problem(
     # Without LN nothing holds h back, so W and A must: both well below 1.
     scale = 1.0 if norm else 0.5
     memories = carried > 0
+    drive: Tensor | Drive = rounded(scale * draw(length, batch, width))
+    if features:
+        drive = Drive(
+            rounded(draw(length, batch, features)),
+            rounded(scale * draw(width, features) / features**0.5),
+            rounded(0.3 * scale * draw(width)) if input_bias else None,
+        )
     return Problem(
-        drive=rounded(scale * draw(length, batch, width)),
+        drive=drive,
         weights=SlowWeights(
             recurrent=rounded(0.3 * scale * draw(width, width) / width**0.5),
             norm_weight=rounded(1 + 0.2 * draw(width)) if norm else None,

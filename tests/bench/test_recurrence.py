@@ -183,7 +183,6 @@ def test_the_parts_of_a_step_and_kernels_as_they_were() -> None:
     for case in (Case(2, 11, 4), Case(2, 120, 4)):  # attention and chunks
         parts = measure(case, 1, Settings(rounds=3, budget=0.1, peers=("rnn",)))["parts"]
         assert 0 < parts["forward"] + parts["backward"] < parts["whole"]
-        assert parts["products"] > 0
         assert parts["gigabytes_per_second"] > 0.1
     assert numba_calls.run is before
     many = measure(Case(2, 3, 4), 2, Settings(rounds=3, budget=0.1, peers=("rnn",)))

@@ -22,7 +22,7 @@ def row(case: str, ours: float, threads: int = 1, **peers: float | str) -> dict[
     for name, what in peers.items():
         key = name.replace("_", "-")
         found[key] = {"skipped": what} if isinstance(what, str) else {"milliseconds": times(what)}
-    parts = {"whole": ours, "forward": 0.2 * ours, "backward": 0.3 * ours, "products": 0.1 * ours}
+    parts = {"whole": ours, "forward": 0.2 * ours, "backward": 0.3 * ours}
     mode = {
         "flops": 10_000_000,
         "mm": {"size": 100, "milliseconds": times(0.02)},
@@ -126,8 +126,8 @@ def test_tables_and_figures_of_the_recurrence() -> None:
     assert memory.rows[0] == ["128x11x50", "3.6", "1", "5"]
     assert first.rows == [["128x11x50", "7.0", "0.25", "0.01", "0.10"]]
     assert skipped.rows[0] == ["128x11x50", "1", "training", "matrix loop", "takes at least 9 s"]
-    # 10 MFLOP at 100 GFLOP/s; 4·128·11·(3·37 + 14·50) bytes at 10 GB/s
-    assert parts.rows[0] == ["128x11x50", "2", "20%", "30%", "10%", "40%", "0.1", "0.457"]
+    # 10 MFLOP at 100 GFLOP/s; 4·128·11·(2·37 + 7·50) bytes at 10 GB/s
+    assert parts.rows[0] == ["128x11x50", "2", "20%", "30%", "50%", "0.1", "0.239"]
     assert len(parts.rows) == 2  # one thread
     assert [picture.name for picture in section.pictures] == ["bench-ratio", "bench-roofline"]
     for table in section.tables:

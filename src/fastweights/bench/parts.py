@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from fastweights.bench.cases import INPUTS, Case
 from fastweights.bench.timing import interleaved
@@ -23,35 +21,29 @@ _COPIED = 1 << 26  # bytes, more than a cache holds
 def bytes_moved(case: Case) -> int:
     """Bytes that a training step in single precision reads and writes at least, in its own arrays.
 
-    Per step and sample: x three times (the product and the gradient of C, and once as it was
-    made), and of vectors of H numbers the drive twice, the output once and once more for the
-    state, its gradient once, the two kept ones twice each, the drive's gradient three times and
-    h(t) for W's gradient twice.
+    Per step and sample: x twice (its product, and the gradient of C), and of vectors of H numbers
+    the output once and once more for the state, its gradient once, and the two kept ones twice
+    each.
 
     Example:
-        >>> bytes_moved(Case(1, 1, 100)) == 4 * (3 * 37 + 14 * 100)
+        >>> bytes_moved(Case(1, 1, 100)) == 4 * (2 * 37 + 7 * 100)
         True
     """
-    numbers = 3 * INPUTS + 14 * case.width
+    numbers = 2 * INPUTS + 7 * case.width
     return 4 * case.batch * case.length * numbers
 
 
-def parts_of(
-    case: Case, call: Callable[[], object], x: Tensor, *, rounds: int, budget: float
-) -> dict[str, Any]:
-    """Milliseconds of a training step, of its kernels and of its products; and the bandwidth.
+def parts_of(call: Callable[[], object], *, rounds: int, budget: float) -> dict[str, Any]:
+    """Milliseconds of a training step and of its kernels; and the bandwidth.
 
     Args:
-        case: what is timed.
         call: a forward and a backward pass of the layer, on one thread.
-        x: its input, shape (T, B, inputs).
         rounds: that medians are taken over.
         budget: seconds that each of the measurements may take.
 
     Returns:
-        ``whole``, ``forward`` and ``backward`` (the kernels), ``products`` (those with C, and the
-        gradients of C, b and W, left to BLAS) in milliseconds, ``gigabytes_per_second`` of
-        copying more than a cache holds.
+        ``whole``, ``forward`` and ``backward`` (the kernels) in milliseconds,
+        ``gigabytes_per_second`` of copying more than a cache holds.
     """
     found: dict[str, list[float]] = {"whole": [], "forward": [], "backward": []}
     stop = time.perf_counter() + budget
@@ -65,26 +57,13 @@ def parts_of(
             found["whole"].append(time.perf_counter() - start)
             for name in ("forward", "backward"):
                 found[name].append(seconds.get(name, 0.0))
-    flat = x.flatten(0, 1)
-    weight, bias = torch.zeros(case.width, INPUTS), torch.zeros(case.width)
-    gradient = torch.zeros(len(flat), case.width)
-
-    def products() -> None:
-        F.linear(flat, weight, bias)
-        gradient.t().mm(flat)
-        gradient.t().mm(gradient)
-        gradient.sum(0)
-
     source = torch.zeros(_COPIED, dtype=torch.uint8)
     target = torch.empty_like(source)
-    others = interleaved(
-        {"products": products, "copy": lambda: target.copy_(source)}, rounds=rounds, budget=budget
-    )
+    copied = interleaved({"copy": lambda: target.copy_(source)}, rounds=rounds, budget=budget)
     medians = {name: 1e3 * statistics.median(values) for name, values in found.items()}
     return {
         **medians,
-        "products": others["products"]["median"],
-        "gigabytes_per_second": 2 * _COPIED / others["copy"]["median"] / 1e6,
+        "gigabytes_per_second": 2 * _COPIED / copied["copy"]["median"] / 1e6,
     }
 
 

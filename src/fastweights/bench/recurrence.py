@@ -104,9 +104,7 @@ def measure(case: Case, threads: int, settings: Settings) -> dict[str, Any]:
         found = {mode: _measure_mode(case, problem, mode, names, settings) for mode in MODES}
         if settings.device == "cpu" and threads == 1:
             call = _call(problem.layer, problem.x, problem.cotangent, "training")
-            found["parts"] = parts_of(
-                case, call, problem.x, rounds=settings.rounds, budget=settings.budget
-            )
+            found["parts"] = parts_of(call, rounds=settings.rounds, budget=settings.budget)
         return found
 
 

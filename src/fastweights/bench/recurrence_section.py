@@ -186,7 +186,7 @@ def _parts_table(timed: Sequence[Row]) -> Table:
             continue
         parts = row["parts"]
         whole = parts["whole"]
-        rest = whole - parts["forward"] - parts["backward"] - parts["products"]
+        rest = whole - parts["forward"] - parts["backward"]
         arithmetic = row["training"]["flops"] / gflops(row, "training")[1] / 1e6
         moved = bytes_moved(parse_case(row["case"])) / parts["gigabytes_per_second"] / 1e6
         lines.append(
@@ -194,7 +194,6 @@ def _parts_table(timed: Sequence[Row]) -> Table:
                 row["case"],
                 _milliseconds(whole),
                 *(f"{part / whole:.0%}" for part in (parts["forward"], parts["backward"])),
-                f"{parts['products'] / whole:.0%}",
                 f"{rest / whole:.0%}",
                 _milliseconds(arithmetic),
                 _milliseconds(moved),
@@ -203,11 +202,11 @@ def _parts_table(timed: Sequence[Row]) -> Table:
     return Table(
         caption=(
             "Where the time of a training step goes on one thread: milliseconds; the shares of the "
-            "two kernels, of the products that are left to BLAS, and of all the rest (PyTorch, "
-            "Python, copies); and the milliseconds that the arithmetic would take at torch.mm's "
-            "rate, and the traffic of its arrays at the rate of copying large ones."
+            "two kernels, and of all the rest (PyTorch and Python); and the milliseconds that the "
+            "arithmetic would take at torch.mm's rate, and the traffic of its arrays at the rate "
+            "of copying large ones."
         ),
-        columns=("case", "ms", "forward", "backward", "BLAS", "rest", "arithmetic", "traffic"),
+        columns=("case", "ms", "forward", "backward", "rest", "arithmetic", "traffic"),
         rows=lines,
     )
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastweights.decay import Decay, as_decay
 from fastweights.nn.state import FastWeightsState
 from fastweights.ops.fast_weights import (
+    Drive,
     LayerState,
     Options,
     SlowWeights,
@@ -209,11 +209,11 @@ class FastWeightsBase(nn.Module):
     def _layer_decay(self, suffix: str) -> Decay:
         return cast(Decay, self.decays[suffix.lstrip("_") or "cell"])
 
-    def _drive(self, x: Tensor, suffix: str) -> Tensor:
+    def _drive(self, x: Tensor, suffix: str) -> Tensor | Drive:
         """C x + b, in the parameters' dtype whatever autocast makes of the product."""
         bias = self._get("bias", suffix) if self._has_bias else None
-        weight = self._get("weight_ih", suffix)
-        return F.linear(x, weight, bias).to(weight.dtype)
+        drive = Drive(x, self._get("weight_ih", suffix), bias)
+        return drive.product().to(drive.dtype) if _autocasts(x.device) else drive
 
     def _run_layer(
         self, x: Tensor, suffix: str, state: LayerState | None, lengths: Tensor | None

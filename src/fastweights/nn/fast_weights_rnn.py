@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from fastweights.decay import Decay
 from fastweights.nn.base import FastWeightsBase, check_flag, check_size, without_autocast
 from fastweights.nn.state import FastWeightsState
-from fastweights.ops.fast_weights import LayerState
+from fastweights.ops.fast_weights import LayerState, multiplied
 from fastweights.ops.fast_weights.inspect import Inspection, inspect_recurrence
 
 __all__ = ["FastWeightsRNN"]
@@ -323,7 +323,7 @@ class FastWeightsRNN(FastWeightsBase):
                 source = _reversed(x, None) if suffix.endswith("_reverse") else x
                 output, _ = self._run_layer(source, suffix, start, None)
                 if index == layer:
-                    drive = self._drive(source, suffix)
+                    drive = multiplied(self._drive(source, suffix))
                     with without_autocast(x.device):
                         return inspect_recurrence(
                             drive,

@@ -114,12 +114,15 @@ def address_of(typing: Any, pointer: Any) -> Any:
 
 @intrinsic
 def claim(typing: Any, array: Any, index: Any) -> Any:
-    """The number at ``index``, which goes up by one: no two threads get the same."""
+    """The number at ``index``, which goes up by one: no two threads get the same.
+
+    Whoever finds it raised sees what the others wrote before they raised it.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
         one = context.get_constant(array.dtype, 1)
-        return builder.atomic_rmw("add", builder.gep(data, [args[1]]), one, "monotonic")
+        return builder.atomic_rmw("add", builder.gep(data, [args[1]]), one, "acq_rel")
 
     return array.dtype(array, types.intp), generate
 

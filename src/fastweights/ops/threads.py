@@ -21,7 +21,9 @@ import torch
 
 __all__ = ["CLAIMED", "bits_of", "run_on", "threads_for"]
 
-CLAIMED = 2  # numbers before the caller's: how many blocks are claimed, and how many threads came
+# Numbers before the caller's: how many blocks are claimed, how many threads came, and how many
+# blocks are done.
+CLAIMED = 3
 
 _HOME = os.getpid()
 _Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -49,7 +51,8 @@ def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
         threads: at most so many, of :func:`threads_for`.
         region: its address, a function of a pointer to 64-bit integers. The first ``CLAIMED`` are
             zero at first: a thread that comes takes the second for its number and adds one, and
-            the first likewise for the number of every block that it goes on to do.
+            the first likewise for the number of every block that it goes on to do; the third
+            is for those that end.
         numbers: those after them.
 
     Example:
@@ -61,7 +64,7 @@ def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
         >>> came
         [7]
     """
-    call = array("q", (0, 0, *numbers))
+    call = array("q", (*(0,) * CLAIMED, *numbers))
     at = call.buffer_info()[0]
     if threads == 1:
         _function(region)(at)

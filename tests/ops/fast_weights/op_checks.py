@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastweights.ops.fast_weights.attention_op import LEARNED, NORM
+from fastweights.ops.fast_weights.attention_op import INPUT, LEARNED, NORM
 
 __all__ = ["check_ops"]
 
@@ -19,14 +19,17 @@ def check_ops(
     batch: int,
     keep: bool,
     kind: str,
+    multiplies: bool,
     device: str = "cpu",
 ) -> None:
     """Schema, fake tensors, autograd and tracing, with dynamic shapes too.
 
     ``kind`` is "static" for a static memory, "clocks" for a decay with a table for every sample
-    and a row for every step, "shared" for one with a single row, which starts from nothing.
+    and a row for every step, "shared" for one with a single row, which starts from nothing. An
+    op that ``multiplies`` does so where the kind is not "clocks".
     """
     length, width, steps = 3, 4, 2
+    product: tuple[Tensor | None, ...] = ()
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -35,17 +38,22 @@ def check_ops(
 
     static = kind == "static"
     memory = draw(width, width) if static else None
+    features = width
+    if multiplies:
+        features = width if kind == "clocks" else 6
+        product = (None, None) if kind == "clocks" else (draw(width, features), draw(width))
     call = (
-        draw(length, batch, width),
+        draw(length, batch, features),
         None if kind == "shared" else draw(2, batch, width),
         draw(width, width),
         draw(*((batch, 1 + length) if kind == "clocks" else (1, 1)), 1 + length),
         draw(width),
         draw(width),
         memory,
+        *product,
         steps,
         1e-3,
-        NORM if static else NORM | LEARNED,
+        INPUT | (NORM if static else NORM | LEARNED),
         1 if static else 0,
         keep,
     )
@@ -53,6 +61,15 @@ def check_ops(
     if keep:
         with torch.no_grad():
             output, _, *kept = forward(*call)
-        back = (torch.randn_like(output), output, *call[1:7], *kept, *call[7:11])
+        source = (call[0] if product[0] is not None else None,) if product else ()
+        back = (
+            torch.randn_like(output),
+            output,
+            *call[1:7],
+            *source,
+            *product,
+            *kept,
+            *call[-5:-1],
+        )
         back = tuple(x.detach() if isinstance(x, Tensor) else x for x in back)
         torch.library.opcheck(backward, back)

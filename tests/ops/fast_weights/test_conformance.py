@@ -37,12 +37,17 @@ MATRIX_FORMS = {
     "start": ["nothing", "history", "matrix"],
     "nonlinearity": ["relu", "tanh"],
 }
+INPUTS = {
+    "features": [0, 1, 7, 8, 20],  # 0: the product is made elsewhere
+    "input_bias": [True, False],
+}
 NUMBA = {
     **COMMON,
     "width": [3, 5, 8, 13],  # rows are worked on eight at a time
     "decay": STATIONARY,
     "start": ["nothing", "history"],
     "memory": ["hebbian", "hebbian", "static", "none"],
+    **INPUTS,
 }
 NUMBA_CHUNKED = {
     **COMMON,
@@ -51,6 +56,7 @@ NUMBA_CHUNKED = {
     "chunk_size": [None, 1, 4, 300],
     "decay": [name for name in RECURRENT if name in STATIONARY],
     "start": ["nothing", "history", "matrix"],
+    **INPUTS,
 }
 CLOCKS = {
     **COMMON,

@@ -1,6 +1,15 @@
 """The fast-weights recurrence of Ba et al. (2016): one reference, several ways to run it."""
 
-from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights, multiplied
 from fastweights.ops.fast_weights.recurrence import check_backend, check_form, fast_weights
 
-__all__ = ["LayerState", "Options", "SlowWeights", "check_backend", "check_form", "fast_weights"]
+__all__ = [
+    "Drive",
+    "LayerState",
+    "Options",
+    "SlowWeights",
+    "check_backend",
+    "check_form",
+    "fast_weights",
+    "multiplied",
+]

@@ -18,13 +18,14 @@ from torch.nn import functional
 
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights.fused_op import FusedOp, watched
-from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights, multiplied
 from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
 
 __all__ = [
     "AFTER_READ",
     "DETACH",
     "HEBBIAN",
+    "INPUT",
     "LEARNED",
     "NORM",
     "NORM_PRELIMINARY",
@@ -44,8 +45,9 @@ __all__ = [
 ]
 
 # The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
-# LEARNED asks for the gradient of the decay's table.
-NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH, LEARNED = 1, 2, 4, 8, 16, 32, 64
+# LEARNED asks for the gradient of the decay's table, INPUT for that of the drive or of x.
+NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
+LEARNED, INPUT = 64, 128
 _MEMORIES = ("hebbian", "static", "none")
 HEBBIAN, STATIC, _ = range(len(_MEMORIES))
 
@@ -75,32 +77,47 @@ def flags_of(options: Options) -> int:
 
 
 def past_the_end(
-    drive: Tensor, lengths: Tensor | None, options: Options
-) -> tuple[Tensor, Tensor | None]:
+    drive: Tensor | Drive, lengths: Tensor | None, options: Options
+) -> tuple[Tensor | Drive, Tensor | None]:
     """A drive that a kernel may run on past a sample's end, and where that is, (T, B, 1)."""
     if lengths is None:
         return drive, None
     steps = torch.arange(drive.shape[0], device=drive.device)
     ended = (steps[:, None] >= lengths)[:, :, None]
     if not options.layer_norm:
+        drive = multiplied(drive)
         # Past the end nothing keeps the numbers small, and an overflow would make NaN of a
         # gradient times zero. So deep a drive keeps h at zero.
         drive = drive.masked_fill(ended, -1e30)
     return drive, ended
 
 
+def source_of(drive: Tensor | Drive) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """x, C and b; or the drive alone."""
+    if isinstance(drive, Drive):
+        return drive.input.contiguous(), drive.weight, drive.bias
+    return drive, None, None
+
+
 def run(
     op: FusedOp,
-    drive: Tensor,
+    drive: Tensor | Drive,
     weights: SlowWeights,
     decay: Decay,
     write_rate: Tensor | float,
     state: LayerState | None,
     options: Options,
     lengths: Tensor | None = None,
+    *,
+    multiplies: bool = False,
 ) -> tuple[Tensor, LayerState]:
-    """As :func:`fastweights.ops.fast_weights.reference.attention_form`, by ``op``."""
+    """As :func:`fastweights.ops.fast_weights.reference.attention_form`, by ``op``.
+
+    One that ``multiplies`` takes C and b as its last tensors, None where the first is a drive, and
+    not x.
+    """
     length, batch, width = drive.shape
+    like = weights.recurrent
     hebbian = options.memory == "hebbian"
     past = None
     if state is not None:
@@ -108,23 +125,21 @@ def run(
         if hebbian and state.history is not None:
             past = torch.cat([state.history, past])
     carried = 0 if past is None else past.shape[0] - 1
-    if hebbian:
-        rates = _rates(decay, write_rate, state, carried, drive)
-    else:
-        rates = drive.new_zeros(1, 1, 1)
+    rates = _rates(decay, write_rate, state, carried, drive) if hebbian else like.new_zeros(1, 1, 1)
     drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
-        gain = drive.new_ones(width) if gain is None else gain
-        norm_bias = drive.new_zeros(width) if norm_bias is None else norm_bias
+        gain = like.new_ones(width) if gain is None else gain
+        norm_bias = like.new_zeros(width) if norm_bias is None else norm_bias
     static = weights.memory if options.memory == "static" else None
-    inputs = (drive, past, weights.recurrent, rates, gain, norm_bias, static)
+    source, *product = source_of(drive)
+    inputs = (source, past, like, rates, gain, norm_bias, static, *(product if multiplies else ()))
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     output, written, *_ = op(
         *inputs,
         options.inner_steps,
         options.norm_eps,
-        flags_of(options) | LEARNED * rates.requires_grad,
+        flags_of(options) | LEARNED * rates.requires_grad | INPUT * source.requires_grad,
         _MEMORIES.index(options.memory),
         keep,
     )
@@ -134,7 +149,7 @@ def run(
         history = trimmed(right_aligned(written, length, lengths), decay)
     hidden = output[-1]
     if ended is not None and lengths is not None:
-        before = drive.new_zeros(batch, width) if state is None else state.hidden
+        before = like.new_zeros(batch, width) if state is None else state.hidden
         hidden = last_of(before, output, lengths)
         output = output.masked_fill(ended, 0.0)
     if state is not None:
@@ -151,7 +166,7 @@ def _rates(
     write_rate: Tensor | float,
     state: LayerState | None,
     carried: int,
-    drive: Tensor,
+    drive: Tensor | Drive,
 ) -> Tensor:
     """The table of η r."""
     kind, device = torch.promote_types(drive.dtype, torch.float32), drive.device
@@ -189,12 +204,12 @@ def last_of(before: Tensor, output: Tensor, lengths: Tensor) -> Tensor:
     return torch.where((lengths > 0)[:, None], output.gather(0, index)[0], before)
 
 
-def written_like(drive: Tensor, past: Tensor | None, memory: int) -> Tensor:
+def written_like(output: Tensor, past: Tensor | None, memory: int) -> Tensor:
     """Empty: h of all steps, the past ones too, but of the last; none if nothing is written."""
     if memory != HEBBIAN:
-        return drive.new_empty(0)
-    length, batch, width = drive.shape
-    return drive.new_empty((1 if past is None else past.shape[0]) + length - 1, batch, width)
+        return output.new_empty(0)
+    length, batch, width = output.shape
+    return output.new_empty((1 if past is None else past.shape[0]) + length - 1, batch, width)
 
 
 def gradients_like(
@@ -204,17 +219,25 @@ def gradients_like(
     rates: Tensor,
     static: Tensor | None,
     flags: int,
+    *product: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """What a ``backward`` of :func:`keeping` returns, empty; of no size where nobody asks."""
-    width = doutput.shape[2]
+    """What a ``backward`` of :func:`keeping` returns, empty; of no size where nobody asks.
+
+    ``product`` is C and b in an op that multiplies, else nothing.
+    """
+    length, batch, width = doutput.shape
+    first: tuple[int, ...] = (length, batch, width)
+    if product and product[0] is not None:
+        first = (length, batch, product[0].shape[1]) if flags & INPUT else (0,)
     return (
-        doutput.new_empty(doutput.shape),
+        doutput.new_empty(first),
         doutput.new_empty(0 if past is None else past.shape),
         weight.new_empty(weight.shape),
         rates.new_empty(rates.shape if flags & LEARNED else 0),
         doutput.new_empty(width),
         doutput.new_empty(width),
         doutput.new_empty(0 if static is None else static.shape),
+        *(doutput.new_empty(0 if x is None else x.shape) for x in product),
     )
 
 
@@ -226,16 +249,19 @@ def keeping(
     Its ``forward`` returns the output, the written vectors (:func:`written_like`), which have no
     kernel of their own on the way back, and whatever it keeps; its ``backward`` takes the gradient
     of the output, the output (None unless ``needs_output``, a function of S and the flags), past,
-    weight, rates, norm_weight, norm_bias, static, what was kept, S, ε, flags and memory, and
-    returns the gradients of drive, past, weight, rates, norm_weight, norm_bias and static.
+    weight, rates, norm_weight, norm_bias, static, in an op that multiplies (see :func:`run`) x, C
+    and b, what was kept, S, ε, flags and memory, and returns the gradients of drive (or x), past,
+    weight, rates, norm_weight, norm_bias, static, C and b.
     """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, past, weight, rates, gain, bias, static, steps, eps, flags, memory, _ = inputs
+        source, *tensors, steps, eps, flags, memory, _ = inputs
         result, _, *kept = output
         seen = result if needs_output(steps, flags) else None
-        ctx.save_for_backward(seen, past, weight, rates, gain, bias, static, *kept)
+        product = [None if tensors[6] is None else source, *tensors[6:]] if tensors[6:] else []
+        ctx.save_for_backward(seen, *tensors[:6], *product, *kept)
         ctx.settings = (steps, eps, flags, memory)
+        ctx.tensors = 1 + len(tensors)
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
 
@@ -250,7 +276,7 @@ def gradients(
     *_: None,
 ) -> tuple[Tensor | None, ...]:
     """By the ``backward`` of :func:`keeping`, one for each input of the op."""
-    nothing = (None,) * 12
+    nothing = (None,) * (ctx.tensors + 5)
     if ctx.settings[3] != HEBBIAN:
         dwritten = None  # of no vectors
     if doutput is None and dwritten is None:
@@ -261,17 +287,20 @@ def gradients(
     if dwritten is not None:  # h(0) … h(T − 1), and output is h(1) … h(T)
         later = functional.pad(dwritten[max(known, 1) :], (0, 0, 0, 0, 0, 1))
         doutput = later if doutput is None else doutput + later
-    learned = ctx.settings[2] & LEARNED
-    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(doutput, *saved, *ctx.settings)
+    flags = ctx.settings[2]
+    dsource, dpast, dweight, drates, dgain, dbias, dstatic, *dproduct = backward(
+        doutput, *saved, *ctx.settings
+    )
     if dwritten is not None and past is not None:
         dpast = dpast + dwritten[:known]
     found = (
-        ddrive,
+        dsource if flags & INPUT else None,
         None if past is None else dpast,
         dweight,
-        drates if learned else None,
+        drates if flags & LEARNED else None,
         None if gain is None else dgain,
         None if gain is None else dbias,
         None if static is None else dstatic,
+        *(None if saved[8 + i] is None else gradient for i, gradient in enumerate(dproduct)),
     )
     return found + nothing[len(found) :]

@@ -18,7 +18,7 @@ from fastweights.ops.fast_weights.numba_steps import inlined
 from fastweights.ops.simd import FLOATS, INTEGERS, lanes_of
 from fastweights.ops.threads import CLAIMED, bits_of, run_on, threads_for
 
-__all__ = ["Call", "call_of", "next_block", "part", "run"]
+__all__ = ["Call", "call_of", "done", "next_block", "part", "run"]
 
 _FIXED = 11  # integers before the rows
 _BYTES = 8
@@ -112,6 +112,12 @@ def call_of(pointer: Any) -> Call:
 def next_block(call: Call) -> int:
     """The number of a block that no other thread has; none is left when there is no such block."""
     return claim(call.claimed, 0)
+
+
+@inlined
+def done(call: Call) -> int:
+    """To be called at the end of every block: the number of those that ended before."""
+    return claim(call.claimed, 2)
 
 
 @inlined

@@ -16,26 +16,31 @@ from torch import Tensor
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights import fused_op
 from fastweights.ops.fast_weights.attention_op import (
+    INPUT,
     LEARNED,
     flags_of,
     last_of,
     norms_of,
     past_the_end,
+    source_of,
 )
 from fastweights.ops.fast_weights.numba_cpu import (
     address,
     lanes_for,
+    multiplied_here,
     needs_output,
     plain,
     why_not_here,
 )
-from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
 from fastweights.ops.fast_weights.reference import fold, steps_after
 
 __all__ = ["chunked_form", "why_not"]
 
 
-def why_not(drive: Tensor, decay: Decay, state: LayerState | None, options: Options) -> str | None:
+def why_not(
+    drive: Tensor | Drive, decay: Decay, state: LayerState | None, options: Options
+) -> str | None:
     """The reason this call cannot run here, or None."""
     if not decay.stationary:
         return f"{type(decay).__name__} depends on the step index, not on the age alone"
@@ -54,7 +59,7 @@ def _symmetric(matrix: Tensor) -> bool:
 
 
 def chunked_form(
-    drive: Tensor,
+    drive: Tensor | Drive,
     weights: SlowWeights,
     decay: Decay,
     write_rate: Tensor | float,
@@ -74,15 +79,19 @@ def chunked_form(
     start = fold(state, decay, write_rate, options)
     single = decay.components == 1
     start = start[:, None] if single else start
-    drive, ended = past_the_end(drive, lengths, options)
+    drive, ended = past_the_end(multiplied_here(drive), lengths, options)
+    source, matrix, bias = source_of(drive)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
-        gain = drive.new_ones(width) if gain is None else gain
-        norm_bias = drive.new_zeros(width) if norm_bias is None else norm_bias
+        gain = source.new_ones(width) if gain is None else gain
+        norm_bias = source.new_zeros(width) if norm_bias is None else norm_bias
     ends = torch.full((batch,), length) if lengths is None else lengths
-    inputs = (drive, state.hidden, weights.recurrent, writes, fades, gain, norm_bias, start)
+    inputs = (
+        source, state.hidden, weights.recurrent, writes, fades, gain, norm_bias, start, matrix, bias
+    )  # fmt: skip
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     flags = flags_of(options) | LEARNED * (writes.requires_grad or fades.requires_grad)
+    flags |= INPUT * source.requires_grad
     output, final, *_ = _chunked(*inputs, ends, options.inner_steps, options.norm_eps, flags, keep)
     hidden = output[-1]
     if ended is not None:
@@ -93,10 +102,10 @@ def chunked_form(
 
 
 def _kept_shapes(
-    drive: Tensor, writes: Tensor, inner_steps: int, flags: int, keep: bool
+    shape: tuple[int, int, int], writes: Tensor, inner_steps: int, flags: int, keep: bool
 ) -> list[tuple[int, ...]]:
-    """Shapes of queries, centred and states; the op hands them on flat."""
-    length, batch, width = drive.shape
+    """Of queries, centred and states for an output of this shape; the op hands them on flat."""
+    length, batch, width = shape
     components, chunk = writes.shape
     norms = norms_of(inner_steps, flags)
     size = (width + 7) // 8 * 8
@@ -117,7 +126,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _forward(
-    drive: Tensor,
+    source: Tensor,
     hidden: Tensor,
     weight: Tensor,
     writes: Tensor,
@@ -125,6 +134,8 @@ def _forward(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     start: Tensor,
+    matrix: Tensor | None,
+    bias: Tensor | None,
     ends: Tensor,
     inner_steps: int,
     norm_eps: float,
@@ -134,37 +145,45 @@ def _forward(
     """The output (T, B, H), the matrices at the end, and what the backward pass needs."""
     from fastweights.ops.fast_weights import numba_calls, numba_chunked_kernels
 
-    length, batch, width = drive.shape
+    length, batch, _ = source.shape
+    width, features = weight.shape[0], 0 if matrix is None else source.shape[2]
     components, chunk = writes.shape
-    output = drive.new_empty(length, batch, width)
+    output = source.new_empty(length, batch, width)
     final = torch.empty_like(start, memory_format=torch.contiguous_format)
-    shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
-    queries, centred, states = (drive.new_empty(_size(shape)) for shape in shapes)
+    shapes = _kept_shapes((length, batch, width), writes, inner_steps, flags, keep)
+    queries, centred, states = (source.new_empty(_size(shape)) for shape in shapes)
     given = plain(
-        drive, weight, norm_weight, norm_bias, writes.sum(0), writes, fades, hidden, start
-    )
-    sizes = (length, batch, width, components, chunk)
+        source, matrix, bias, weight, norm_weight, norm_bias, writes.sum(0), writes, fades, hidden,
+        start,
+    )  # fmt: skip
+    sizes = (length, batch, width, features, 0 if bias is None else width, components, chunk)
     last = ends.contiguous()
     addresses = [*map(address, (*given, output, final, queries, centred, states, last))]
     norms = norms_of(inner_steps, flags)
-    parts = numba_chunked_kernels.forward_parts(width, components, chunk, inner_steps, norms)
+    parts = numba_chunked_kernels.forward_parts(
+        width, features, components, chunk, inner_steps, norms
+    )
     numba_calls.run(
-        numba_chunked_kernels.forward, drive, batch, parts, sizes, addresses,
+        numba_chunked_kernels.forward, source, batch, parts, sizes, addresses,
         inner_steps=inner_steps, eps=norm_eps, flags=flags, keep=keep,
     )  # fmt: skip
     return output, final, queries, centred, states
 
 
 def _forward_shapes(
-    drive: Tensor, hidden: Tensor, weight: Tensor, writes: Tensor, fades: Tensor,
-    norm_weight: Tensor | None, norm_bias: Tensor | None, start: Tensor, ends: Tensor,
-    inner_steps: int, norm_eps: float, flags: int, keep: bool,
+    source: Tensor, hidden: Tensor, weight: Tensor, writes: Tensor, fades: Tensor,
+    norm_weight: Tensor | None, norm_bias: Tensor | None, start: Tensor, matrix: Tensor | None,
+    bias: Tensor | None, ends: Tensor, inner_steps: int, norm_eps: float, flags: int, keep: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    shapes = _kept_shapes(drive, writes, inner_steps, flags, keep)
+    length, batch, _ = source.shape
+    shape = length, batch, weight.shape[0]
     return (
-        drive.new_empty(drive.shape),
+        source.new_empty(shape),
         torch.empty_like(start, memory_format=torch.contiguous_format),
-        *(drive.new_empty(_size(shape)) for shape in shapes),
+        *(
+            source.new_empty(_size(kept))
+            for kept in _kept_shapes(shape, writes, inner_steps, flags, keep)
+        ),
     )
 
 
@@ -178,6 +197,9 @@ def _backward(
     fades: Tensor,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
+    source: Tensor | None,
+    matrix: Tensor | None,
+    bias: Tensor | None,
     ends: Tensor,
     queries: Tensor,
     centred: Tensor,
@@ -185,73 +207,96 @@ def _backward(
     inner_steps: int,
     norm_eps: float,
     flags: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of drive, hidden, weight, writes, fades, norm_weight, norm_bias and start."""
-    from fastweights.ops.fast_weights import numba_calls, numba_chunked_kernels
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of source, hidden, weight, writes, fades, norm_weight, norm_bias, start, matrix
+    and bias."""
+    from fastweights.ops.fast_weights import numba_calls, numba_chunked_kernels, numba_products
 
     length, batch, width = doutput.shape
+    features = 0 if source is None else source.shape[2]
     components, chunk = writes.shape
     lanes = lanes_for(hidden)
     blocks = -(-batch // lanes)
     learned = int(bool(flags & LEARNED))
-    ddrive, earlier = hidden.new_empty(doutput.shape), hidden.new_empty(doutput.shape)
-    dhidden, dstart = hidden.new_empty(hidden.shape), hidden.new_empty(dfinal.shape)
+    gradients = _gradients_like(doutput, dfinal, hidden, weight, writes, fades, matrix, bias, flags)
+    dsource, dhidden, dweight, _, _, dgain, dbias, dstart, dmatrix, dinput_bias = gradients
     drates = hidden.new_zeros(blocks, learned, chunk, lanes)
     dwrites = hidden.new_zeros(blocks, learned * components, chunk, lanes)
     dfades = hidden.new_zeros(blocks, learned * components, chunk + 1, lanes)
-    dgain, dbias = hidden.new_empty(2, blocks, width, lanes).unbind(0)
+    sums = hidden.new_empty(numba_products.sums_size(blocks, width, features, lanes))
+    back = matrix.t() if matrix is not None and flags & INPUT else None
     given = plain(
-        weight.t(), norm_weight, norm_bias, writes.sum(0), writes, fades, hidden, output, queries,
-        centred, states, doutput, (dfinal + dfinal.mT) / 2,
+        source, back, weight.t(), norm_weight, norm_bias, writes.sum(0), writes, fades, hidden,
+        output, queries, centred, states, doutput, (dfinal + dfinal.mT) / 2,
     )  # fmt: skip
-    taken = (ddrive, dhidden, dstart, drates, dwrites, dfades, dgain, dbias, earlier)
-    sizes = (length, batch, width, components, chunk)
+    taken = (
+        dsource, dhidden, dstart, dweight, dmatrix, dinput_bias, dgain, dbias, sums, drates,
+        dwrites, dfades,
+    )  # fmt: skip
+    sizes = (length, batch, width, features, 0 if bias is None else width, components, chunk)
     last = ends.contiguous()
     addresses = [*map(address, (*given, *taken, last))]
     norms = norms_of(inner_steps, flags)
-    parts = numba_chunked_kernels.backward_parts(width, components, chunk, inner_steps, norms)
+    parts = numba_chunked_kernels.backward_parts(
+        width, features, components, chunk, inner_steps, norms, lanes
+    )
     numba_calls.run(
         numba_chunked_kernels.backward, hidden, batch, parts, sizes, addresses,
         inner_steps=inner_steps, eps=norm_eps, flags=flags,
     )  # fmt: skip
     return (
-        ddrive,
+        dsource,
         dhidden,
-        ddrive.flatten(0, 1).t() @ earlier.flatten(0, 1),
+        dweight,
         dwrites.sum((0, 3)) + drates.sum((0, 3)),
         dfades.sum((0, 3)),
-        dgain.sum((0, 2)),
-        dbias.sum((0, 2)),
+        dgain,
+        dbias,
         dstart,
+        dmatrix,
+        dinput_bias,
+    )
+
+
+def _gradients_like(
+    doutput: Tensor, dfinal: Tensor, hidden: Tensor, weight: Tensor, writes: Tensor, fades: Tensor,
+    matrix: Tensor | None, bias: Tensor | None, flags: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What :func:`_backward` returns, empty."""
+    width, learned = hidden.shape[1], int(bool(flags & LEARNED))
+    source: tuple[int, ...] = doutput.shape
+    if matrix is not None:
+        source = (*doutput.shape[:2], matrix.shape[1]) if flags & INPUT else (0,)
+    return (
+        hidden.new_empty(source),
+        hidden.new_empty(hidden.shape),
+        weight.new_empty(weight.shape),
+        writes.new_empty(learned * writes.shape[0], writes.shape[1]),
+        fades.new_empty(learned * fades.shape[0], fades.shape[1]),
+        hidden.new_empty(width),
+        hidden.new_empty(width),
+        hidden.new_empty(dfinal.shape),
+        *(hidden.new_empty(0 if x is None else x.shape) for x in (matrix, bias)),
     )
 
 
 def _backward_shapes(
     doutput: Tensor, dfinal: Tensor, output: Tensor | None, hidden: Tensor, weight: Tensor,
     writes: Tensor, fades: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None,
-    ends: Tensor, queries: Tensor, centred: Tensor, states: Tensor, inner_steps: int,
-    norm_eps: float, flags: int,
+    source: Tensor | None, matrix: Tensor | None, bias: Tensor | None, ends: Tensor,
+    queries: Tensor, centred: Tensor, states: Tensor, inner_steps: int, norm_eps: float, flags: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    width, learned = hidden.shape[1], int(bool(flags & LEARNED))
-    return (
-        hidden.new_empty(doutput.shape),
-        hidden.new_empty(hidden.shape),
-        torch.empty_like(weight),
-        writes.new_empty(learned * writes.shape[0], writes.shape[1]),
-        fades.new_empty(learned * fades.shape[0], fades.shape[1]),
-        hidden.new_empty(width),
-        hidden.new_empty(width),
-        hidden.new_empty(dfinal.shape),
-    )
+    return _gradients_like(doutput, dfinal, hidden, weight, writes, fades, matrix, bias, flags)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    drive, hidden, weight, writes, fades, gain, bias, _, ends, steps, eps, flags, _ = inputs
+    source, *tensors, _, matrix, bias, ends, steps, eps, flags, _ = inputs
     result, final, *kept = output
     seen = result if needs_output(steps, flags) else None
-    ctx.save_for_backward(seen, hidden, weight, writes, fades, gain, bias, ends, *kept)
+    product = (None if matrix is None else source, matrix, bias)
+    ctx.save_for_backward(seen, *tensors, *product, ends, *kept)
     ctx.settings = (steps, eps, flags)
-    ctx.shapes = (drive.shape, final.shape)
+    ctx.shapes = (result.shape, final.shape)
     ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)
 
@@ -263,27 +308,29 @@ def _gradients(
     dfinal: Tensor | None,
     *_: None,
 ) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * 13
+    nothing = (None,) * 15
     if doutput is None and dfinal is None:
         return nothing
     saved = ctx.saved_tensors
-    hidden, gain = saved[1], saved[5]
+    hidden, gain, matrix, bias = saved[1], saved[5], saved[8], saved[9]
     whole, last = ctx.shapes
     doutput = hidden.new_zeros(whole) if doutput is None else doutput
     dfinal = hidden.new_zeros(last) if dfinal is None else dfinal
-    learned = ctx.settings[2] & LEARNED
-    ddrive, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart = backward(
-        doutput, dfinal, *saved, *ctx.settings
+    flags = ctx.settings[2]
+    dsource, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart, dmatrix, dinput_bias = (
+        backward(doutput, dfinal, *saved, *ctx.settings)
     )
     gradients = (
-        ddrive,
+        dsource if flags & INPUT else None,
         dhidden,
         dweight,
-        dwrites if learned else None,
-        dfades if learned else None,
+        dwrites if flags & LEARNED else None,
+        dfades if flags & LEARNED else None,
         None if gain is None else dgain,
         None if gain is None else dbias,
         dstart,
+        None if matrix is None else dmatrix,
+        None if bias is None else dinput_bias,
     )
     return gradients + nothing[len(gradients) :]
 

@@ -9,31 +9,35 @@ from torch.nn import functional
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights import attention_op, fused_op
 from fastweights.ops.fast_weights.attention_op import (
+    INPUT,
     LEARNED,
     NORM,
-    STATIC,
     norms_of,
 )
-from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
 from fastweights.ops.threads import threads_for
 
 __all__ = [
     "address",
     "attention_form",
     "lanes_for",
+    "multiplied_here",
     "needs_output",
     "plain",
     "why_not",
     "why_not_here",
 ]
 
+# Beyond so many features C does not stay near from one step to the next.
+_WIDEST_INPUT = 512
 
-def why_not(drive: Tensor, state: LayerState | None, options: Options) -> str | None:
+
+def why_not(drive: Tensor | Drive, state: LayerState | None, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
     return why_not_here(drive, options) or attention_op.why_not(state, options)
 
 
-def why_not_here(drive: Tensor, options: Options) -> str | None:
+def why_not_here(drive: Tensor | Drive, options: Options) -> str | None:
     """The reason no form can run these numbers here, or None."""
     if drive.device.type != "cpu":
         return f"it runs on CPU tensors, got {drive.device.type}"
@@ -44,8 +48,15 @@ def why_not_here(drive: Tensor, options: Options) -> str | None:
     return None
 
 
+def multiplied_here(drive: Tensor | Drive) -> Tensor | Drive:
+    """A drive that the kernels may multiply out, or the product if it is one for BLAS."""
+    if isinstance(drive, Drive) and drive.weight.shape[1] > _WIDEST_INPUT:
+        return drive.product()
+    return drive
+
+
 def attention_form(
-    drive: Tensor,
+    drive: Tensor | Drive,
     weights: SlowWeights,
     decay: Decay,
     write_rate: Tensor | float,
@@ -54,7 +65,10 @@ def attention_form(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
-    return attention_op.run(_attention, drive, weights, decay, write_rate, state, options, lengths)
+    return attention_op.run(
+        _attention, multiplied_here(drive), weights, decay, write_rate, state, options, lengths,
+        multiplies=True,
+    )  # fmt: skip
 
 
 def _kept(
@@ -71,14 +85,15 @@ def _kept(
     return like.new_empty(max(steps, 1) * row), like.new_empty(norms_of(steps, flags) * row)
 
 
-def _by_lane(rates: Tensor, lanes: int) -> Tensor:
+def _by_lane(rates: Tensor, lanes: int) -> tuple[Tensor, tuple[int, int, int]]:
     """A table as the kernels take it, (R, ages, 1), or with a column for each lane of all blocks.
 
     What lanes beyond the batch get does not matter.
     """
-    table = rates.permute(1, 2, 0)
-    extra = 0 if rates.shape[0] == 1 else lanes - rates.shape[0]
-    return functional.pad(table, (0, extra)) if extra else table
+    samples, rows, ages = rates.shape
+    if samples == 1:
+        return rates, (rows, ages, 1)
+    return functional.pad(rates.permute(1, 2, 0), (0, lanes - samples)), (rows, ages, lanes)
 
 
 def _of_samples(drates: Tensor, rates: Tensor, lanes: int) -> Tensor:
@@ -102,13 +117,15 @@ def address(tensor: Tensor | None) -> int:
 
 
 def _forward(
-    drive: Tensor,
+    source: Tensor,
     past: Tensor | None,
     weight: Tensor,
     rates: Tensor,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     static: Tensor | None,
+    matrix: Tensor | None,
+    bias: Tensor | None,
     inner_steps: int,
     norm_eps: float,
     flags: int,
@@ -119,41 +136,46 @@ def _forward(
     next call, and what backward needs."""
     from fastweights.ops.fast_weights import numba_calls, numba_kernels
 
-    length, batch, width = drive.shape
-    lanes = lanes_for(drive)
+    length, batch, _ = source.shape
+    width, features = weight.shape[0], 0 if matrix is None else source.shape[2]
+    lanes = lanes_for(source)
     blocks = -(-batch // lanes)
-    output = torch.empty_like(drive, memory_format=torch.contiguous_format)
-    written = attention_op.written_like(drive, past, memory)
-    queries, centred = _kept(drive, keep, length, batch, width, inner_steps, flags)
-    table = _by_lane(rates, blocks * lanes)
-    given = plain(drive, past, weight, norm_weight, norm_bias, table, static)
-    sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
+    output = source.new_empty(length, batch, width)
+    written = attention_op.written_like(output, past, memory)
+    queries, centred = _kept(source, keep, length, batch, width, inner_steps, flags)
+    table, shape = _by_lane(rates, blocks * lanes)
+    given = plain(source, matrix, bias, past, weight, norm_weight, norm_bias, table, static)
+    known = 0 if past is None else past.shape[0]
+    sizes = (length, batch, width, features, 0 if bias is None else width, known, *shape)
     addresses = (*map(address, given), *map(address, (output, queries, centred, written)))
-    rows = numba_kernels.scratch_rows(max(sizes[3], 1) + length, width, backwards=False)
+    parts = numba_kernels.forward_parts(max(known, 1) + length, width, features)
     numba_calls.run(
-        numba_kernels.forward, drive, batch, (rows,), sizes, addresses, inner_steps=inner_steps,
+        numba_kernels.forward, source, batch, parts, sizes, addresses, inner_steps=inner_steps,
         eps=norm_eps, flags=flags, memory=memory, keep=keep,
     )  # fmt: skip
     if not keep:
-        return output, written, drive.new_empty(0), drive.new_empty(0)
+        return output, written, source.new_empty(0), source.new_empty(0)
     return output, written, queries, centred
 
 
 def plain(*tensors: Tensor | None) -> list[Tensor | None]:
     """The same numbers, contiguous; whoever holds their addresses must hold them too."""
-    return [None if x is None else x.contiguous() for x in tensors]
+    # Most are contiguous, and asking costs less than a copy that is none.
+    return [x if x is None or x.is_contiguous() else x.contiguous() for x in tensors]
 
 
 def _forward_shapes(
-    drive: Tensor, past: Tensor | None, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
-    norm_bias: Tensor | None, static: Tensor | None, inner_steps: int, norm_eps: float,
-    flags: int, memory: int, keep: bool,
+    source: Tensor, past: Tensor | None, weight: Tensor, rates: Tensor, norm_weight: Tensor | None,
+    norm_bias: Tensor | None, static: Tensor | None, matrix: Tensor | None, bias: Tensor | None,
+    inner_steps: int, norm_eps: float, flags: int, memory: int, keep: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    given = drive.new_empty(drive.shape), attention_op.written_like(drive, past, memory)
+    length, batch, _ = source.shape
+    width = weight.shape[0]
+    output = source.new_empty(length, batch, width)
+    written = attention_op.written_like(output, past, memory)
     if not keep:
-        return *given, drive.new_empty(0), drive.new_empty(0)
-    length, batch, width = drive.shape
-    return *given, *_kept(drive, keep, length, batch, width, inner_steps, flags)
+        return output, written, source.new_empty(0), source.new_empty(0)
+    return output, written, *_kept(source, keep, length, batch, width, inner_steps, flags)
 
 
 def needs_output(inner_steps: int, flags: int) -> bool:
@@ -170,60 +192,64 @@ def _backward(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     static: Tensor | None,
+    source: Tensor | None,
+    matrix: Tensor | None,
+    bias: Tensor | None,
     queries: Tensor,
     centred: Tensor,
     inner_steps: int,
     norm_eps: float,
     flags: int,
     memory: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of drive, past, weight, rates, norm_weight, norm_bias and static."""
-    from fastweights.ops.fast_weights import numba_calls, numba_kernels
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of source, past, weight, rates, norm_weight, norm_bias, static, matrix and bias."""
+    from fastweights.ops.fast_weights import numba_calls, numba_kernels, numba_products
 
     length, batch, width = doutput.shape
+    features = 0 if source is None else source.shape[2]
     lanes = lanes_for(doutput)
     blocks = -(-batch // lanes)
-    is_static = memory == STATIC
-    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = attention_op.gradients_like(
-        doutput, past, weight, rates, static, flags
+    gradients = attention_op.gradients_like(
+        doutput, past, weight, rates, static, flags, matrix, bias
     )
-    hidden = doutput.new_empty(length * batch, width)
-    table = _by_lane(rates, blocks * lanes)
+    dsource, dpast, dweight, drates, dgain, dbias, dstatic, dmatrix, dinput_bias = gradients
+    table, shape = _by_lane(rates, blocks * lanes)
+    back = matrix.t() if matrix is not None and flags & INPUT else None
     given = plain(
-        past, weight.t(), norm_weight, norm_bias, table, None if static is None else static.t(),
-        output, queries, centred, doutput,
+        source, back, past, weight.t(), norm_weight, norm_bias, table,
+        None if static is None else static.t(), output, queries, centred, doutput,
     )  # fmt: skip
-    of_rates = None
+    of_rates = dread = asked = None
     if flags & LEARNED:
         of_rates = weight.new_zeros(blocks * drates[:1].numel(), lanes)
-    of_gain, of_bias = weight.new_empty(2, blocks, width, lanes).unbind(0)
-    dread = asked = None
-    if is_static:
+    if static is not None:
         dread, asked = weight.new_empty(2, inner_steps, length, batch, width).unbind(0)
-    taken = (ddrive, dpast, hidden, of_rates, of_gain, of_bias, dread, asked)
-    sizes = (length, batch, width, 0 if past is None else past.shape[0], *table.shape)
+    sums = weight.new_empty(numba_products.sums_size(blocks, width, features, lanes))
+    taken = (
+        dsource, dpast, of_rates, dread, asked, dweight, dmatrix, dinput_bias, dgain, dbias, sums
+    )  # fmt: skip
+    known = 0 if past is None else past.shape[0]
+    sizes = (length, batch, width, features, 0 if bias is None else width, known, *shape)
     addresses = (*map(address, given), *map(address, taken))
-    rows = numba_kernels.scratch_rows(max(sizes[3], 1) + length, width, backwards=True)
+    parts = numba_kernels.backward_parts(max(known, 1) + length, width, features, lanes)
     numba_calls.run(
-        numba_kernels.backward, doutput, batch, (rows,), sizes, addresses,
+        numba_kernels.backward, doutput, batch, parts, sizes, addresses,
         inner_steps=inner_steps, eps=norm_eps, flags=flags, memory=memory,
     )  # fmt: skip
-    torch.mm(ddrive.view(-1, width).t(), hidden, out=dweight)
-    torch.sum(of_gain, (0, 2), out=dgain)
-    torch.sum(of_bias, (0, 2), out=dbias)
     if of_rates is not None:
         drates = _of_samples(of_rates, rates, lanes)
     if dread is not None and asked is not None:
         dstatic = dread.flatten(0, 2).t() @ asked.flatten(0, 2)
-    return ddrive, dpast, dweight, drates, dgain, dbias, dstatic
+    return dsource, dpast, dweight, drates, dgain, dbias, dstatic, dmatrix, dinput_bias
 
 
 def _backward_shapes(
     doutput: Tensor, output: Tensor | None, past: Tensor | None, weight: Tensor, rates: Tensor,
-    norm_weight: Tensor | None, norm_bias: Tensor | None, static: Tensor | None, queries: Tensor,
+    norm_weight: Tensor | None, norm_bias: Tensor | None, static: Tensor | None,
+    source: Tensor | None, matrix: Tensor | None, bias: Tensor | None, queries: Tensor,
     centred: Tensor, inner_steps: int, norm_eps: float, flags: int, memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return attention_op.gradients_like(doutput, past, weight, rates, static, flags)
+    return attention_op.gradients_like(doutput, past, weight, rates, static, flags, matrix, bias)
 
 
 _attention = fused_op.register(

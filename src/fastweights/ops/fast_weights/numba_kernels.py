@@ -12,7 +12,16 @@ import numpy as np
 
 from fastweights.ops.compiled import Region
 from fastweights.ops.fast_weights.attention_op import DETACH, HEBBIAN
-from fastweights.ops.fast_weights.numba_calls import call_of, next_block
+from fastweights.ops.fast_weights.numba_calls import call_of, done, next_block, part
+from fastweights.ops.fast_weights.numba_products import (
+    add_factors,
+    add_up,
+    factor_rows,
+    fetch_factors,
+    new_factors,
+    new_sums,
+    sum_of,
+)
 from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, scatter
 from fastweights.ops.fast_weights.numba_steps import (
     SCORES,
@@ -23,59 +32,77 @@ from fastweights.ops.fast_weights.numba_steps import (
     backward_step,
     forward_step,
     inlined,
+    new_biases,
     new_work,
     nothing_carried,
     result_again,
     settings_of,
+    take_drive,
 )
 from fastweights.ops.simd import array_at
 
-__all__ = ["backward", "forward", "scratch_rows"]
+__all__ = ["backward", "backward_parts", "forward", "forward_parts"]
 
 
-def scratch_rows(vectors: int, width: int, *, backwards: bool) -> int:
-    """Rows of scratch that a call needs, for a history of so many vectors and the steps' own."""
-    if backwards:
-        return (2 * vectors + VECTORS) * width + SCORES * vectors
-    return (vectors + VECTORS) * width
+def forward_parts(vectors: int, width: int, features: int) -> tuple[int, ...]:
+    """Rows of each part of the scratch that a call of :func:`forward` needs, one after the other.
+
+    They are the history of so many vectors, the steps' own scratch, a step's inputs, and b.
+    """
+    return vectors * width, VECTORS * width, features, width if features else 0
+
+
+def backward_parts(vectors: int, width: int, features: int, lanes: int) -> tuple[int, ...]:
+    """As :func:`forward_parts`, for :func:`backward`.
+
+    They are the history and its gradient, the steps' own scratch, the gradient of a step's inputs
+    and zeros to begin it with, and the factors of W's and C's gradients.
+    """
+    history, work, _, _ = forward_parts(vectors, width, features)
+    factors = factor_rows(width, features, lanes)
+    return history, history, work + SCORES * vectors, features, features, *factors
 
 
 @Region
 def forward(pointer: Any) -> None:
-    """All blocks, with :func:`scratch_rows` for each thread.
+    """All blocks, with :func:`forward_parts` for each thread.
 
-    ``sizes`` are T, B, H, the number of past vectors (M + 1, or 0 for a start from nothing) and
-    the table's rows, ages and columns; ``addresses`` those of drive (T, B, H), past, W, gain,
-    bias, the table, the static memory, and of the arrays that get something: output (T, B, H),
-    queries and centred, which without ``keep`` have one step and one place for each thread, and
-    the written vectors, past and new but for the last one, (…, B, H), if anything is written.
+    ``sizes`` are T, B, H, the features of the input, or 0 if its product is made elsewhere, and
+    the numbers of b, 0 if there is none; the number of past vectors (M + 1, or 0 for a start from
+    nothing) and the table's rows, ages and columns. ``addresses`` are those of x (T, B, features)
+    or of the drive (T, B, H), C, b, past, W, gain, bias, the table, the static memory, and of the
+    arrays that get something: output (T, B, H), queries and centred, which without ``keep`` have
+    one step and one place for each thread, and the written vectors, past and new but for the last
+    one, (…, B, H), if anything is written.
     """
     call = call_of(pointer)
     like, lanes, inner_steps, keep = call.like, call.lanes, call.inner_steps, call.keep
     addresses, sizes = call.addresses, call.sizes
-    length, batch, width, known = sizes[0], sizes[1], sizes[2], sizes[3]
+    length, batch, width, features, known = sizes[0], sizes[1], sizes[2], sizes[3], sizes[5]
     carried = max(known - 1, 0)
     step = width * lanes
     steps = length if keep else 1
     settings = settings_of(lanes, call.memory, call.flags, inner_steps, like, call.eps)
     norms = settings.norms
-    drive = array_at(addresses[0], like, (length, batch, width))
-    past = array_at(addresses[1], like, (known, batch, width))
+    source = array_at(addresses[0], like, (length, batch, features if features else width))
+    matrix = array_at(addresses[1], like, (width, features))
+    past = array_at(addresses[3], like, (known, batch, width))
     slow = Slow(
-        array_at(addresses[2], like, (width, width)),
-        array_at(addresses[6], like, (width, width)),
-        array_at(addresses[3], like, (width,)),
-        array_at(addresses[4], like, (width,)),
+        array_at(addresses[4], like, (width, width)),
+        array_at(addresses[8], like, (width, width)),
+        array_at(addresses[5], like, (width,)),
+        array_at(addresses[6], like, (width,)),
     )
-    rates = array_at(addresses[5], like, (sizes[4], sizes[5], sizes[6]))
-    output = array_at(addresses[7], like, (length, batch, width))
-    all_queries = array_at(addresses[8], like, (call.blocks, steps * max(inner_steps, 1) * step))
-    all_centred = array_at(addresses[9], like, (call.blocks, steps * norms * step))
+    rates = array_at(addresses[7], like, (sizes[6], sizes[7], sizes[8]))
+    output = array_at(addresses[9], like, (length, batch, width))
+    all_queries = array_at(addresses[10], like, (call.blocks, steps * max(inner_steps, 1) * step))
+    all_centred = array_at(addresses[11], like, (call.blocks, steps * norms * step))
     count = carried + length if call.memory == HEBBIAN else 0
-    written = array_at(addresses[10], like, (count, batch, width))
-    whole = (carried + length + 1) * step
-    history = call.scratch[:whole]
-    work = new_work(call.scratch[whole:], width, lanes)
+    written = array_at(addresses[12], like, (count, batch, width))
+    history, inputs, biases = part(call, 0), part(call, 2), part(call, 3)
+    work = new_work(part(call, 1), width, lanes)
+    if features:
+        new_biases(biases, array_at(addresses[2], like, (sizes[4],)), width, lanes)
     block = next_block(call)
     while block < call.blocks:
         first = block * lanes
@@ -87,8 +114,8 @@ def forward(pointer: Any) -> None:
         for t in range(length):
             now = (carried + t) * step
             place = t if keep else 0
-            gather(work.rows, work.y, drive[t], first, lanes)
-            fetch(drive[min(t + 1, length - 1)], first, lanes)
+            take_drive(work, source[t], matrix, biases, inputs, first, lanes)
+            fetch(source[min(t + 1, length - 1)], first, lanes)
             fetch(output[t], first, lanes)
             forward_step(
                 settings, slow, kept, rates, nothing_carried, None, work, first, now, now + step,
@@ -105,76 +132,83 @@ def forward(pointer: Any) -> None:
 def backward(pointer: Any) -> None:
     """Backwards in time.
 
-    ``sizes`` as for :func:`forward`; ``addresses`` are those of past, Wᵀ, gain, bias, the table,
-    the transposed static memory, output (not looked at where layer norm lets it be worked out
-    again), queries, centred, the gradient of output; and of the arrays that get something: the
-    gradient of drive (T, B, H) and of past, h(t) (T, B, H), which is the other factor of W's
-    gradient, per block the gradients of the table (rows, ages, lanes), which hold zeros, and of
-    gain and bias (H, lanes); with a static memory the two factors of its gradient, (S, T, B, H).
+    ``sizes`` as for :func:`forward`; ``addresses`` are those of x, Cᵀ (0 if nobody asks for the
+    gradient of x), past, Wᵀ, gain, bias, the table, the transposed static memory, output (not
+    looked at where layer norm lets it be worked out again), queries, centred, the gradient of
+    output; and of the arrays that get something: the gradients of x or of the drive and of past;
+    per block that of the table (rows, ages, lanes), which holds zeros; with a static memory the
+    two factors of its gradient, (S, T, B, H); the gradients of W, C, b, gain and bias; and the
+    groups' sums.
     """
     call = call_of(pointer)
     like, lanes, inner_steps, blocks = call.like, call.lanes, call.inner_steps, call.blocks
     addresses, sizes = call.addresses, call.sizes
-    length, batch, width, known = sizes[0], sizes[1], sizes[2], sizes[3]
-    rows, ages, columns = sizes[4], sizes[5], sizes[6]
+    length, batch, width, features, known = sizes[0], sizes[1], sizes[2], sizes[3], sizes[5]
+    rows, ages, columns = sizes[6], sizes[7], sizes[8]
     carried = max(known - 1, 0)
     step = width * lanes
     settings = settings_of(lanes, call.memory, call.flags, inner_steps, like, call.eps)
     norms = settings.norms
     detach = call.flags & DETACH != 0
-    past = array_at(addresses[0], like, (known, batch, width))
+    x = array_at(addresses[0], like, (length, batch, features))
+    back = array_at(addresses[1], like, (features if addresses[1] else 0, width))  # Cᵀ
+    past = array_at(addresses[2], like, (known, batch, width))
     slow = Slow(
-        array_at(addresses[1], like, (width, width)),
-        array_at(addresses[5], like, (width, width)),
-        array_at(addresses[2], like, (width,)),
-        array_at(addresses[3], like, (width,)),
+        array_at(addresses[3], like, (width, width)),
+        array_at(addresses[7], like, (width, width)),
+        array_at(addresses[4], like, (width,)),
+        array_at(addresses[5], like, (width,)),
     )
-    rates = array_at(addresses[4], like, (rows, ages, columns))
-    output = array_at(addresses[6], like, (length, batch, width))
-    all_queries = array_at(addresses[7], like, (blocks, length * max(inner_steps, 1) * step))
-    all_centred = array_at(addresses[8], like, (blocks, length * norms * step))
-    doutput = array_at(addresses[9], like, (length, batch, width))
-    ddrive = array_at(addresses[10], like, (length, batch, width))
-    dpast = array_at(addresses[11], like, (known, batch, width))
-    hidden = array_at(addresses[12], like, (length, batch, width))
+    rates = array_at(addresses[6], like, (rows, ages, columns))
+    output = array_at(addresses[8], like, (length, batch, width))
+    all_queries = array_at(addresses[9], like, (blocks, length * max(inner_steps, 1) * step))
+    all_centred = array_at(addresses[10], like, (blocks, length * norms * step))
+    doutput = array_at(addresses[11], like, (length, batch, width))
+    given = (features if addresses[1] else 0) if features else width
+    source = array_at(addresses[12], like, (length, batch, given))
+    dpast = array_at(addresses[13], like, (known, batch, width))
     learned = rows * ages * lanes if settings.learned else 0
-    drates = array_at(addresses[13], like, (blocks, learned))
-    dgain = array_at(addresses[14], like, (blocks, step))
-    dbias = array_at(addresses[15], like, (blocks, step))
-    dread = array_at(addresses[16], like, (inner_steps, length, batch, width))
-    asked_for = array_at(addresses[17], like, (inner_steps, length, batch, width))
-    whole = (carried + length + 1) * step
-    history, dhistory = call.scratch[:whole], call.scratch[whole : 2 * whole]
-    work = new_work(call.scratch[2 * whole :], width, lanes)
-    block = next_block(call)
-    while block < blocks:
-        first = block * lanes
-        kept = Kept(history, all_queries[block], all_centred[block])
-        gradients = Gradients(dhistory, drates[block], dgain[block], dbias[block])
-        clear(gradients.gain, np.int64(0), width, lanes)
-        clear(gradients.bias, np.int64(0), width, lanes)
-        _take_past(history, past, first, width, lanes)
-        clear(dhistory, np.int64(0), (carried + 1) * width, lanes)
-        for t in range(length):
-            new = (carried + t + 1) * step
-            result_again(settings, slow, kept, t * settings.norms, output, t, first, new)
-            gather(dhistory, new, doutput[t], first, lanes)
-            fetch(doutput[min(t + 2, length - 1)], first, lanes)
-        for t in range(length - 1, -1, -1):
-            now = (carried + t) * step
-            fetch(ddrive[t], first, lanes)
-            fetch(hidden[t], first, lanes)
-            backward_step(
-                settings, detach, slow, kept, rates, nothing_carried, None, work, gradients, dread,
-                asked_for, t, length, first, now, now + step,
-                carried + t + (0 if settings.after_read else 1),
-                t * max(inner_steps, 1) * step, t * settings.norms,
-            )  # fmt: skip
-            scatter(ddrive[t], first, work.rows, work.dz, lanes)
-            scatter(hidden[t], first, history, now, lanes)
-        for m in range(known):
-            scatter(dpast[m], first, dhistory, m * step, lanes)
-        block = next_block(call)
+    drates = array_at(addresses[14], like, (blocks, learned))
+    dread = array_at(addresses[15], like, (inner_steps, length, batch, width))
+    asked_for = array_at(addresses[16], like, (inner_steps, length, batch, width))
+    sums = new_sums(like, addresses[17:], blocks, width, features, sizes[4], lanes)
+    top = np.int64(0)  # functions are compiled once more for a literal 0
+    history, dhistory = part(call, 0), part(call, 1)
+    work = new_work(part(call, 2), width, lanes)
+    factors = new_factors(
+        x, back, source, part(call, 3), part(call, 4), part(call, 5), part(call, 6), width, lanes
+    )
+    group = next_block(call)
+    while group < sums.count:
+        total, dgain, dbias = sum_of(sums, group, lanes)
+        for block in range(group * blocks // sums.count, (group + 1) * blocks // sums.count):
+            first = block * lanes
+            kept = Kept(history, all_queries[block], all_centred[block])
+            gradients = Gradients(dhistory, drates[block], dgain, dbias)
+            _take_past(history, past, first, width, lanes)
+            clear(dhistory, top, (carried + 1) * width, lanes)
+            for t in range(length):
+                new = (carried + t + 1) * step
+                result_again(settings, slow, kept, t * settings.norms, output, t, first, new)
+                gather(dhistory, new, doutput[t], first, lanes)
+                fetch(doutput[min(t + 2, length - 1)], first, lanes)
+            for t in range(length - 1, -1, -1):
+                now = (carried + t) * step
+                fetch_factors(factors, t, first, lanes)
+                backward_step(
+                    settings, detach, slow, kept, rates, nothing_carried, None, work, gradients,
+                    dread, asked_for, t, length, first, now, now + step,
+                    carried + t + (0 if settings.after_read else 1),
+                    t * max(inner_steps, 1) * step, t * settings.norms,
+                )  # fmt: skip
+                add_factors(
+                    total, factors, t, length, work.rows, work.dz, history, now, first, lanes
+                )
+            for m in range(known):
+                scatter(dpast[m], first, dhistory, m * step, lanes)
+        if done(call) == sums.count - 1:
+            add_up(sums, lanes)
+        group = next_block(call)
 
 
 @inlined

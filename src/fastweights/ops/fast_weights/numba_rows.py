@@ -31,20 +31,20 @@ ROWS = 8  # accumulators per inner loop: enough to hide the latency of two FMA u
 
 @jit
 def matrix_times(
-    out: Any, out_at: int, start: Any, start_at: int, matrix: Any, x: Any, x_at: int, width: int,
-    lanes: int,
-) -> None:  # fmt: skip
+    out: Any, out_at: int, start: Any, start_at: int, matrix: Any, x: Any, x_at: int, lanes: int
+) -> None:
     """out = start + matrix x for a block; ``out`` and ``start`` must not overlap."""
+    height, width = matrix.shape
     row = 0
-    while row < width:
-        if width < ROWS:
+    while row < height:
+        if height < ROWS:
             acc = load(start, start_at + row * lanes)
             for j in range(width):
                 acc = fma(spread(matrix[row, j]), load(x, x_at + j * lanes), acc)
             store(out, out_at + row * lanes, acc)
             row += 1
             continue
-        i = min(row, width - ROWS)  # the last rows may be worked out twice
+        i = min(row, height - ROWS)  # the last rows may be worked out twice
         at = start_at + i * lanes
         a0, a1 = load(start, at), load(start, at + lanes)
         a2, a3 = load(start, at + 2 * lanes), load(start, at + 3 * lanes)

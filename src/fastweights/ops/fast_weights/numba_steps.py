@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import njit
 
 from fastweights.ops.compiled import jit
@@ -44,7 +45,7 @@ from fastweights.ops.fast_weights.numba_rows import (
     scaled,
     scatter,
 )
-from fastweights.ops.simd import load, masked, store
+from fastweights.ops.simd import load, masked, spread, store
 
 __all__ = [
     "SCORES",
@@ -57,10 +58,12 @@ __all__ = [
     "backward_step",
     "forward_step",
     "inlined",
+    "new_biases",
     "new_work",
     "nothing_carried",
     "result_again",
     "settings_of",
+    "take_drive",
 ]
 
 VECTORS = 11  # of a step's scratch
@@ -161,6 +164,27 @@ def nothing_carried(*_: Any) -> None:
     """For the two steps below: there is no memory but the history."""
 
 
+@jit
+def new_biases(rows: Any, bias: Any, width: int, lanes: int) -> None:
+    """b in all lanes, zero where there is none."""
+    for i in range(width):
+        value = bias[i] if bias.size else rows.dtype.type(0)
+        store(rows, i * lanes, spread(value))
+
+
+@jit
+def take_drive(
+    work: Work, source: Any, matrix: Any, biases: Any, inputs: Any, first: int, lanes: int
+) -> None:  # fmt: skip
+    """The drive of a block's step to ``work.y``: ``source`` (B, H), or C times it plus b."""
+    if matrix.size:
+        top = np.int64(0)  # functions are compiled once more for a literal 0
+        gather(inputs, top, source, first, lanes)
+        matrix_times(work.rows, work.y, biases, top, matrix, inputs, top, lanes)
+    else:
+        gather(work.rows, work.y, source, first, lanes)
+
+
 @inlined
 def forward_step(
     settings: Settings, slow: Slow, kept: Kept, rates: Any, read_carried: Any, carried: Any,
@@ -177,7 +201,7 @@ def forward_step(
     step = width * lanes
     history, queries, centred = kept
     rows, z, y = work.rows, work.z, work.y
-    matrix_times(rows, z, rows, y, slow.weight, history, now, width, lanes)
+    matrix_times(rows, z, rows, y, slow.weight, history, now, lanes)
     if settings.previous:
         copy(queries, query, history, now, width, lanes)
     elif settings.norm_preliminary:
@@ -188,7 +212,7 @@ def forward_step(
     for s in range(settings.inner_steps):
         asked = query + s * step
         if settings.memory == STATIC:
-            matrix_times(rows, y, rows, z, slow.static, queries, asked, width, lanes)
+            matrix_times(rows, y, rows, z, slow.static, queries, asked, lanes)
         else:
             copy(rows, y, rows, z, width, lanes)
         if settings.memory == HEBBIAN:
@@ -275,7 +299,7 @@ def backward_step(
         elif settings.memory == STATIC:
             scatter(dread[s, t], first, rows, dx, lanes)
             scatter(asked_for[s, t], first, queries, asked, lanes)
-            matrix_times(rows, g, rows, work.zeros, slow.static, rows, dx, width, lanes)
+            matrix_times(rows, g, rows, work.zeros, slow.static, rows, dx, lanes)
         else:
             clear(rows, g, width, lanes)
     if settings.previous:
@@ -293,5 +317,5 @@ def backward_step(
             add(rows, dz, rows, dx, width, lanes)
         else:
             add(rows, dz, rows, dy, width, lanes)
-    matrix_times(rows, g, dhistory, now, slow.weight, rows, dz, width, lanes)
+    matrix_times(rows, g, dhistory, now, slow.weight, rows, dz, lanes)
     copy(dhistory, now, rows, g, width, lanes)

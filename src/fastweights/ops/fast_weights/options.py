@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["FORMS", "LayerState", "Options", "SlowWeights"]
+__all__ = ["FORMS", "Drive", "LayerState", "Options", "SlowWeights", "multiplied"]
 
 Nonlinearity = Literal["relu", "tanh"]
 Write = Literal["before_read", "after_read"]
@@ -77,6 +78,48 @@ class Options:
                     f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, "
                     f"got {getattr(self, name)!r}"
                 )
+
+
+class Drive(NamedTuple):
+    """The input's contribution C x(t) + b for every step, before it is multiplied out.
+
+    Some kernels do that on the way. ``shape``, ``dtype`` and ``device`` are those of the product.
+
+    Attributes:
+        input: x, shape (T, B, I).
+        weight: C, shape (H, I).
+        bias: b, shape (H,), or None.
+
+    Example:
+        >>> drive = Drive(torch.randn(5, 2, 3), torch.randn(4, 3))
+        >>> drive.shape == drive.product().shape
+        True
+    """
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.input.shape[:-1], self.weight.shape[0]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.input.device
+
+    def product(self) -> Tensor:
+        """C x(t) + b, shape (T, B, H)."""
+        return functional.linear(self.input, self.weight, self.bias)
+
+
+def multiplied(drive: Tensor | Drive) -> Tensor:
+    """The drive itself, or its product."""
+    return drive.product() if isinstance(drive, Drive) else drive
 
 
 class SlowWeights(NamedTuple):

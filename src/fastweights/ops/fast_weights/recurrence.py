@@ -11,7 +11,14 @@ from torch import Tensor
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
 from fastweights.ops.fast_weights import numba_chunked, numba_cpu, reference, triton_gpu
-from fastweights.ops.fast_weights.options import FORMS, LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.options import (
+    FORMS,
+    Drive,
+    LayerState,
+    Options,
+    SlowWeights,
+    multiplied,
+)
 
 # From so many steps beyond the width on, chunks are faster than attention on the CPU. Forward and
 # backward of 32 samples, float32, one thread of a Zen 4: the two kernels take the same time at
@@ -58,7 +65,7 @@ def chunk_size_for(hidden_size: int) -> int:
 
 
 def _check_call(
-    drive: Tensor,
+    drive: Tensor | Drive,
     weights: SlowWeights,
     decay: Decay,
     write_rate: Tensor | float,
@@ -67,13 +74,22 @@ def _check_call(
     lengths: Tensor | None,
 ) -> None:
     """Raise unless the tensors fit together: the kernels trust their shapes."""
-    if drive.dim() != 3 or drive.shape[0] == 0:
-        raise ValueError(f"drive must have shape (T, B, H) with T ≥ 1, got {tuple(drive.shape)}")
+    source, inputs, bias = drive if isinstance(drive, Drive) else (drive, None, None)
+    if source.dim() != 3 or source.shape[0] == 0:
+        name, kind = ("drive", "H") if inputs is None else ("drive.input", "I")
+        shape = tuple(source.shape)
+        raise ValueError(f"{name} must have shape (T, B, {kind}) with T ≥ 1, got {shape}")
+    if inputs is not None and (inputs.dim() != 2 or inputs.shape[1] != source.shape[2]):
+        shape = tuple(inputs.shape)
+        raise ValueError(f"drive.weight must have shape (H, {source.shape[2]}), got {shape}")
     _, batch, width = drive.shape
     hidden, steps, history, matrix = (None,) * 4 if state is None else state
     memories = () if history is None else history.shape[:1]
     matrices = () if decay.components == 1 else (decay.components,)
     expected = {
+        "drive.input": (source, tuple(source.shape)),
+        "drive.weight": (inputs, (width, source.shape[2])),
+        "drive.bias": (bias, (width,)),
         "weights.recurrent": (weights.recurrent, (width, width)),
         "weights.norm_weight": (weights.norm_weight, (width,)),
         "weights.norm_bias": (weights.norm_bias, (width,)),
@@ -136,7 +152,8 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
     longest = 4 * decay.components * width
-    if call.drive.is_cuda and decay.stationary and _why_not_triton(call, "attention") is None:
+    on_gpu = call.drive.device.type == "cuda" and _why_not_triton(call, "attention") is None
+    if on_gpu and decay.stationary:
         # There the chunked form is a loop in Python, which costs more than long reads do. Where
         # that turns has not been measured.
         longest = max(longest, 1024)
@@ -144,7 +161,7 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
 
 
 def fast_weights(
-    drive: Tensor,
+    drive: Tensor | Drive,
     weights: SlowWeights,
     decay: Decay,
     write_rate: Tensor | float,
@@ -159,7 +176,8 @@ def fast_weights(
     """Run the fast-weights recurrence over a sequence.
 
     Args:
-        drive: the input's contribution C x(t) + b for every step, shape (T, B, H), T ≥ 1.
+        drive: the input's contribution C x(t) + b for every step, shape (T, B, H), T ≥ 1; or a
+            :class:`Drive`, its factors.
         weights: the slow weights (see :class:`SlowWeights`).
         decay: r, see :mod:`fastweights.decay`.
         write_rate: η, a number or a scalar tensor.
@@ -215,23 +233,25 @@ def fast_weights(
         # Triton's interpreter takes CPU tensors too, but it is the slowest: only when asked for.
         reasons["triton"] = reasons.pop("triton")
     name = choose_backend(backend, reasons, operation="fast_weights")
-    if name == "triton":
-        return triton_gpu.attention_form(*call)
     if chosen_form == "attention" and name == "numba":
         return numba_cpu.attention_form(*call)
+    if name == "triton":
+        return triton_gpu.attention_form(multiplied(drive), *call[1:])
     if state is None:
         state = LayerState.zeros(*drive.shape[1:], dtype=drive.dtype, device=drive.device)
-    given = (drive, weights, decay, write_rate, state, options, lengths)
-    if chosen_form == "attention":
-        return reference.attention_form(*given)
-    if chosen_form == "matrix":
-        return reference.matrix_form(*given)
     size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
-    return (numba_chunked if name == "numba" else reference).chunked_form(*given, chunk_size=size)
+    others = (weights, decay, write_rate, state, options, lengths)
+    if name == "numba":
+        return numba_chunked.chunked_form(drive, *others, chunk_size=size)
+    if chosen_form == "attention":
+        return reference.attention_form(multiplied(drive), *others)
+    if chosen_form == "matrix":
+        return reference.matrix_form(multiplied(drive), *others)
+    return reference.chunked_form(multiplied(drive), *others, chunk_size=size)
 
 
 class _Call(NamedTuple):
-    drive: Tensor
+    drive: Tensor | Drive
     weights: SlowWeights
     decay: Decay
     write_rate: Tensor | float

@@ -22,7 +22,7 @@ from fastweights.ops.fast_weights.attention_op import (
     TANH,
     norms_of,
 )
-from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
 
 __all__ = ["attention_form", "why_not"]
 
@@ -38,12 +38,13 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def why_not(drive: Tensor, state: LayerState | None, options: Options) -> str | None:
+def why_not(drive: Tensor | Drive, state: LayerState | None, options: Options) -> str | None:
     """The reason this call cannot run here, or None."""
     if not _installed():
         return "triton is not installed"
-    if not (drive.is_cuda or (_interpreted() and drive.device.type == "cpu")):
-        return f"it runs on CUDA tensors, got {drive.device.type}"
+    kind = drive.device.type
+    if not (kind == "cuda" or (_interpreted() and kind == "cpu")):
+        return f"it runs on CUDA tensors, got {kind}"
     if drive.dtype not in (torch.float32, torch.float64, torch.bfloat16):
         return f"it computes in float32, float64 and bfloat16, got {drive.dtype}"
     if drive.shape[-1] > _WIDEST:
@@ -180,7 +181,7 @@ def _forward_shapes(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     start, length = 1 if past is None else past.shape[0], drive.shape[0]
     output = drive.new_empty(start + length, *drive.shape[1:])[start:]
-    written = attention_op.written_like(drive, past, memory)
+    written = attention_op.written_like(output, past, memory)
     return output, written, *_kept_like(drive, inner_steps, flags, memory, keep)
 
 
