@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from fastweights.ops import simd
-from fastweights.ops.compiled import Region
+from fastweights.ops.compiled import Region, jit
 from fastweights.ops.fast_weights.numba_steps import inlined
 from fastweights.ops.simd import FLOATS, INTEGERS, lanes_of
 from fastweights.ops.threads import CLAIMED, bits_of, run_on, threads_for
@@ -100,8 +100,7 @@ def call_of(pointer: Any) -> Call:
     sizes = array_at(at, INTEGERS, (fixed[10],))
     addresses = array_at(at + _BYTES * fixed[10], INTEGERS, (32,))  # nobody looks beyond the last
     thread = claim(claimed, 1)
-    own = fixed[7] + thread * fixed[8]
-    scratch = array_at(own, like, (fixed[8] // like.itemsize,))
+    scratch = fixed[7] + thread * fixed[8]
     return Call(
         like, claimed, fixed[0], fixed[1], fixed[2], fixed[3], fixed[4], fixed[5] != 0, eps, rows,
         sizes, addresses, thread, scratch,
@@ -123,7 +122,14 @@ def done(call: Call) -> int:
 @inlined
 def part(call: Call, index: int) -> Any:
     """That part of the scratch."""
-    start = np.int64(0)
+    # Functions are compiled once more for every literal.
+    before = _rows_before(call.rows, np.int64(index)) * call.lanes * call.like.itemsize
+    return array_at(call.scratch + before, call.like, (call.rows[index] * call.lanes,))
+
+
+@jit
+def _rows_before(rows: Any, index: int) -> Any:
+    total = np.int64(0)
     for before in range(index):
-        start += call.rows[before] * call.lanes
-    return call.scratch[start : start + call.rows[index] * call.lanes]
+        total += rows[before]
+    return total

@@ -223,7 +223,8 @@ def _backward(
     drates = hidden.new_zeros(blocks, learned, chunk, lanes)
     dwrites = hidden.new_zeros(blocks, learned * components, chunk, lanes)
     dfades = hidden.new_zeros(blocks, learned * components, chunk + 1, lanes)
-    sums = hidden.new_empty(numba_products.sums_size(blocks, width, features, lanes))
+    shape = numba_products.shape_of(blocks, width, features, lanes)
+    sums = hidden.new_empty(shape.groups * shape.size)
     back = matrix.t() if matrix is not None and flags & INPUT else None
     given = plain(
         source, back, weight.t(), norm_weight, norm_bias, writes.sum(0), writes, fades, hidden,
@@ -233,12 +234,13 @@ def _backward(
         dsource, dhidden, dstart, dweight, dmatrix, dinput_bias, dgain, dbias, sums, drates,
         dwrites, dfades,
     )  # fmt: skip
-    sizes = (length, batch, width, features, 0 if bias is None else width, components, chunk)
+    biases = 0 if bias is None else width
+    sizes = (length, batch, width, features, biases, components, chunk, *shape)
     last = ends.contiguous()
     addresses = [*map(address, (*given, *taken, last))]
     norms = norms_of(inner_steps, flags)
     parts = numba_chunked_kernels.backward_parts(
-        width, features, components, chunk, inner_steps, norms, lanes
+        width, features, components, chunk, inner_steps, norms, shape, lanes
     )
     numba_calls.run(
         numba_chunked_kernels.backward, hidden, batch, parts, sizes, addresses,

@@ -25,13 +25,13 @@ from fastweights.ops.fast_weights.numba_carried import (
     write_backward,
 )
 from fastweights.ops.fast_weights.numba_products import (
+    Factors,
+    Shape,
     add_factors,
     add_up,
+    clear_factors,
     factor_rows,
     fetch_factors,
-    new_factors,
-    new_sums,
-    sum_of,
 )
 from fastweights.ops.fast_weights.numba_rows import (
     add,
@@ -92,8 +92,9 @@ def forward_parts(
 
 
 def backward_parts(
-    width: int, features: int, components: int, chunk: int, inner_steps: int, norms: int, lanes: int
-) -> tuple[int, ...]:
+    width: int, features: int, components: int, chunk: int, inner_steps: int, norms: int,
+    shape: Shape, lanes: int,
+) -> tuple[int, ...]:  # fmt: skip
     """As :func:`forward_parts`, for :func:`backward`.
 
     They are the history, queries and centred of a chunk, the matrices, the steps' own scratch, the
@@ -108,7 +109,7 @@ def backward_parts(
     return (
         history, queries, centred, matrices, work + SCORES * chunk, history, matrices, queries,
         3 * size * chunk * inner_steps, chunk + 1, chunk + 1, features, features,
-        *factor_rows(width, features, lanes),
+        *factor_rows(shape, lanes),
     )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def forward(pointer: Any) -> None:
     length, batch, width, features = sizes[0], sizes[1], sizes[2], sizes[3]
     components, chunk = sizes[5], sizes[6]
     step = width * lanes
-    size = packed(width) * lanes
+    whole = packed(width) * lanes
     settings = settings_of(lanes, HEBBIAN, call.flags, inner_steps, like, call.eps)
     norms, slots = settings.norms, max(inner_steps, 1)
     source = array_at(addresses[0], like, (length, batch, features if features else width))
@@ -168,7 +169,7 @@ def forward(pointer: Any) -> None:
     while block < call.blocks:
         first = block * lanes
         for m in range(components):
-            read_matrix(matrices, m * size, before[:, m], first, lanes)
+            read_matrix(matrices, m * whole, before[:, m], first, lanes)
         gather(kept.history, top, hidden, first, lanes)
         for begin in range(0, length, chunk):
             count = min(chunk, length - begin)
@@ -196,12 +197,12 @@ def forward(pointer: Any) -> None:
                     share = load(shares, k * lanes)
                     turn_one(scaled, k, chunk, kept.history, k * step, share, width, lanes)
                 add_products(
-                    matrices, m * size, load(shares, count * lanes), across, top, scaled, top,
+                    matrices, m * whole, load(shares, count * lanes), across, top, scaled, top,
                     count, chunk, width, lanes,
                 )  # fmt: skip
             copy(kept.history, top, kept.history, count * step, width, lanes)
         for m in range(components):
-            write_matrix(final[:, m], first, matrices, m * size, lanes)
+            write_matrix(final[:, m], first, matrices, m * whole, lanes)
         block = next_block(call)
 
 
@@ -209,13 +210,14 @@ def forward(pointer: Any) -> None:
 def backward(pointer: Any) -> None:
     """Backwards in time.
 
-    ``addresses`` are those of x, Cᵀ (0 if nobody asks for the gradient of x), Wᵀ, gain, bias,
-    rates, writes, fades, hidden, output (not looked at where layer norm lets it be worked out
-    again), queries, centred and states as for :func:`forward`, of the gradients of output and of
-    the final matrices (symmetric); and of the arrays that get something: the gradients of x or of
-    the drive, hidden (B, H) and start (B, M, H, H), W, C, b, gain and bias; the groups' sums; and
-    per block the gradients of rates (n, lanes), writes (M, n, lanes) and fades (M, n + 1, lanes),
-    which hold zeros; last that of ``ends``.
+    ``sizes`` are those of :func:`forward`, then the numbers of a :class:`Shape`. ``addresses`` are
+    those of x, Cᵀ (0 if nobody asks for the gradient of x), Wᵀ, gain, bias, rates, writes, fades,
+    hidden, output (not looked at where layer norm lets it be worked out again), queries, centred
+    and states as for :func:`forward`, of the gradients of output and of the final matrices
+    (symmetric); and of the arrays that get something: the gradients of x or of the drive, hidden
+    (B, H) and start (B, M, H, H), W, C, b, gain and bias; the groups' sums; and per block the
+    gradients of rates (n, lanes), writes (M, n, lanes) and fades (M, n + 1, lanes), which hold
+    zeros; last that of ``ends``.
     """
     call = call_of(pointer)
     like, lanes, inner_steps, blocks = call.like, call.lanes, call.inner_steps, call.blocks
@@ -223,7 +225,7 @@ def backward(pointer: Any) -> None:
     length, batch, width, features = sizes[0], sizes[1], sizes[2], sizes[3]
     components, chunk = sizes[5], sizes[6]
     step = width * lanes
-    size = packed(width) * lanes
+    whole = packed(width) * lanes
     settings = settings_of(lanes, HEBBIAN, call.flags, inner_steps, like, call.eps)
     detach = call.flags & DETACH != 0
     norms, slots = settings.norms, max(inner_steps, 1)
@@ -253,7 +255,15 @@ def backward(pointer: Any) -> None:
     drates = array_at(addresses[24], like, (blocks, learned * chunk * lanes))
     dwrites = array_at(addresses[25], like, (blocks, learned * components, chunk * lanes))
     dfades = array_at(addresses[26], like, (blocks, learned * components, (chunk + 1) * lanes))
-    sums = new_sums(like, addresses[18:], blocks, width, features, sizes[4], lanes)
+    shape = sizes[7:]
+    groups, size = shape[2], shape[3]
+    dweight = array_at(addresses[18], like, (width, width))
+    dmatrix = array_at(addresses[19], like, (width, features))
+    dinput_bias = array_at(addresses[20], like, (sizes[4],))
+    dgain = array_at(addresses[21], like, (width,))
+    dbias = array_at(addresses[22], like, (width,))
+    sums = array_at(addresses[23], like, (groups * size,))
+    norms_from = shape[0] * shape[1] * lanes * lanes
     ends = array_at(addresses[27], INTEGERS, (batch,))
     top = np.int64(0)  # functions are compiled once more for a literal 0
     kept = Kept(part(call, 0), part(call, 1), part(call, 2))
@@ -261,22 +271,29 @@ def backward(pointer: Any) -> None:
     work = new_work(part(call, 4), padded(width), lanes)
     dhistory, dmatrices, dreads = part(call, 5), part(call, 6), part(call, 7)
     turned, shares, dshares = part(call, 8), part(call, 9), part(call, 10)
-    factors = new_factors(
-        x, back, source, part(call, 11), part(call, 12), part(call, 13), part(call, 14), width,
-        lanes,
+    flat = array_at(addresses[0], like, (length * batch * features,))
+    factors = Factors(
+        part(call, 13), part(call, 14), shape[0], shape[1], x, flat, back, source, part(call, 11),
+        part(call, 12),
     )  # fmt: skip
+    clear_factors(factors, lanes)
     columns = 3 * chunk * inner_steps
     clear(turned, top, parts[8], lanes)  # the padding of the matrices' rows
     group = next_block(call)
-    while group < sums.count:
-        total, dgain, dbias = sum_of(sums, group, lanes)
-        for block in range(group * blocks // sums.count, (group + 1) * blocks // sums.count):
+    while group < groups:
+        clear(sums, group * size, size // lanes, lanes)
+        start = addresses[23] + group * size * like.itemsize
+        total = array_at(start, like, (size,))
+        start += norms_from * like.itemsize
+        gains = array_at(start, like, (step,))
+        biases = array_at(start + step * like.itemsize, like, (step,))
+        for block in range(group * blocks // groups, (group + 1) * blocks // groups):
             first = block * lanes
             carried = Carried(fades, matrices, dfades[block], dreads, settings.learned)
-            gradients = Gradients(dhistory, drates[block], dgain, dbias)
+            gradients = Gradients(dhistory, drates[block], gains, biases)
             clear(dhistory, top, width, lanes)
             for m in range(components):
-                read_matrix(dmatrices, m * size, dfinal[:, m], first, lanes)
+                read_matrix(dmatrices, m * whole, dfinal[:, m], first, lanes)
             for begin in range((length - 1) // chunk * chunk, -1, -chunk):
                 count = min(chunk, length - begin)
                 gather(matrices, top, states[begin // chunk], first, lanes)
@@ -302,7 +319,7 @@ def backward(pointer: Any) -> None:
                 for m in range(components):
                     shares_at_end(shares, writes[m], fades[m], ends, begin, count, first, lanes)
                     write_backward(
-                        kept.history, dhistory, shares, dshares, dmatrices, matrices, m * size,
+                        kept.history, dhistory, shares, dshares, dmatrices, matrices, m * whole,
                         work, settings.learned, detach, count, width, lanes,
                     )  # fmt: skip
                     if settings.learned:
@@ -335,14 +352,14 @@ def backward(pointer: Any) -> None:
                         turn_one(turned, 2 * reads + n, columns, dreads, at, fade, width, lanes)
                     shares_at_end(shares, writes[m], fades[m], ends, begin, count, first, lanes)
                     add_products(
-                        dmatrices, m * size, load(shares, count * lanes), turned, top, turned,
+                        dmatrices, m * whole, load(shares, count * lanes), turned, top, turned,
                         reads * lanes, 2 * reads, columns, width, lanes,
                     )  # fmt: skip
             scatter(dhidden, first, dhistory, top, lanes)
             for m in range(components):
-                write_matrix(dstart[:, m], first, dmatrices, m * size, lanes)
-        if done(call) == sums.count - 1:
-            add_up(sums, lanes)
+                write_matrix(dstart[:, m], first, dmatrices, m * whole, lanes)
+        if done(call) == groups - 1:
+            add_up(sums, shape, dweight, dmatrix, dinput_bias, dgain, dbias, lanes)
         group = next_block(call)
 
 

@@ -224,14 +224,16 @@ def _backward(
         of_rates = weight.new_zeros(blocks * drates[:1].numel(), lanes)
     if static is not None:
         dread, asked = weight.new_empty(2, inner_steps, length, batch, width).unbind(0)
-    sums = weight.new_empty(numba_products.sums_size(blocks, width, features, lanes))
+    sums_shape = numba_products.shape_of(blocks, width, features, lanes)
+    sums = weight.new_empty(sums_shape.groups * sums_shape.size)
     taken = (
         dsource, dpast, of_rates, dread, asked, dweight, dmatrix, dinput_bias, dgain, dbias, sums
     )  # fmt: skip
     known = 0 if past is None else past.shape[0]
-    sizes = (length, batch, width, features, 0 if bias is None else width, known, *shape)
+    biases = 0 if bias is None else width
+    sizes = (length, batch, width, features, biases, known, *shape, *sums_shape)
     addresses = (*map(address, given), *map(address, taken))
-    parts = numba_kernels.backward_parts(max(known, 1) + length, width, features, lanes)
+    parts = numba_kernels.backward_parts(max(known, 1) + length, width, features, sums_shape, lanes)
     numba_calls.run(
         numba_kernels.backward, doutput, batch, parts, sizes, addresses,
         inner_steps=inner_steps, eps=norm_eps, flags=flags, memory=memory,

@@ -14,13 +14,13 @@ from fastweights.ops.compiled import Region
 from fastweights.ops.fast_weights.attention_op import DETACH, HEBBIAN
 from fastweights.ops.fast_weights.numba_calls import call_of, done, next_block, part
 from fastweights.ops.fast_weights.numba_products import (
+    Factors,
+    Shape,
     add_factors,
     add_up,
+    clear_factors,
     factor_rows,
     fetch_factors,
-    new_factors,
-    new_sums,
-    sum_of,
 )
 from fastweights.ops.fast_weights.numba_rows import clear, fetch, gather, scatter
 from fastweights.ops.fast_weights.numba_steps import (
@@ -52,14 +52,16 @@ def forward_parts(vectors: int, width: int, features: int) -> tuple[int, ...]:
     return vectors * width, VECTORS * width, features, width if features else 0
 
 
-def backward_parts(vectors: int, width: int, features: int, lanes: int) -> tuple[int, ...]:
+def backward_parts(
+    vectors: int, width: int, features: int, shape: Shape, lanes: int
+) -> tuple[int, ...]:
     """As :func:`forward_parts`, for :func:`backward`.
 
     They are the history and its gradient, the steps' own scratch, the gradient of a step's inputs
     and zeros to begin it with, and the factors of W's and C's gradients.
     """
     history, work, _, _ = forward_parts(vectors, width, features)
-    factors = factor_rows(width, features, lanes)
+    factors = factor_rows(shape, lanes)
     return history, history, work + SCORES * vectors, features, features, *factors
 
 
@@ -132,13 +134,13 @@ def forward(pointer: Any) -> None:
 def backward(pointer: Any) -> None:
     """Backwards in time.
 
-    ``sizes`` as for :func:`forward`; ``addresses`` are those of x, Cᵀ (0 if nobody asks for the
-    gradient of x), past, Wᵀ, gain, bias, the table, the transposed static memory, output (not
-    looked at where layer norm lets it be worked out again), queries, centred, the gradient of
-    output; and of the arrays that get something: the gradients of x or of the drive and of past;
-    per block that of the table (rows, ages, lanes), which holds zeros; with a static memory the
-    two factors of its gradient, (S, T, B, H); the gradients of W, C, b, gain and bias; and the
-    groups' sums.
+    ``sizes`` are those of :func:`forward`, then the numbers of a :class:`Shape`. ``addresses`` are
+    those of x, Cᵀ (0 if nobody asks for the gradient of x), past, Wᵀ, gain, bias, the table, the
+    transposed static memory, output (not looked at where layer norm lets it be worked out again),
+    queries, centred, the gradient of output; and of the arrays that get something: the gradients
+    of x or of the drive and of past; per block that of the table (rows, ages, lanes), which holds
+    zeros; with a static memory the two factors of its gradient, (S, T, B, H); the gradients of W,
+    C, b, gain and bias; and the groups' sums.
     """
     call = call_of(pointer)
     like, lanes, inner_steps, blocks = call.like, call.lanes, call.inner_steps, call.blocks
@@ -171,20 +173,36 @@ def backward(pointer: Any) -> None:
     drates = array_at(addresses[14], like, (blocks, learned))
     dread = array_at(addresses[15], like, (inner_steps, length, batch, width))
     asked_for = array_at(addresses[16], like, (inner_steps, length, batch, width))
-    sums = new_sums(like, addresses[17:], blocks, width, features, sizes[4], lanes)
+    shape = sizes[9:]
+    groups, size = shape[2], shape[3]
+    dweight = array_at(addresses[17], like, (width, width))
+    dmatrix = array_at(addresses[18], like, (width, features))
+    dinput_bias = array_at(addresses[19], like, (sizes[4],))
+    dgain = array_at(addresses[20], like, (width,))
+    dbias = array_at(addresses[21], like, (width,))
+    sums = array_at(addresses[22], like, (groups * size,))
+    norms_from = shape[0] * shape[1] * lanes * lanes
     top = np.int64(0)  # functions are compiled once more for a literal 0
     history, dhistory = part(call, 0), part(call, 1)
     work = new_work(part(call, 2), width, lanes)
-    factors = new_factors(
-        x, back, source, part(call, 3), part(call, 4), part(call, 5), part(call, 6), width, lanes
-    )
+    flat = array_at(addresses[0], like, (length * batch * features,))
+    factors = Factors(
+        part(call, 5), part(call, 6), shape[0], shape[1], x, flat, back, source, part(call, 3),
+        part(call, 4),
+    )  # fmt: skip
+    clear_factors(factors, lanes)
     group = next_block(call)
-    while group < sums.count:
-        total, dgain, dbias = sum_of(sums, group, lanes)
-        for block in range(group * blocks // sums.count, (group + 1) * blocks // sums.count):
+    while group < groups:
+        clear(sums, group * size, size // lanes, lanes)
+        start = addresses[22] + group * size * like.itemsize
+        total = array_at(start, like, (size,))
+        start += norms_from * like.itemsize
+        gains = array_at(start, like, (step,))
+        biases = array_at(start + step * like.itemsize, like, (step,))
+        for block in range(group * blocks // groups, (group + 1) * blocks // groups):
             first = block * lanes
             kept = Kept(history, all_queries[block], all_centred[block])
-            gradients = Gradients(dhistory, drates[block], dgain, dbias)
+            gradients = Gradients(dhistory, drates[block], gains, biases)
             _take_past(history, past, first, width, lanes)
             clear(dhistory, top, (carried + 1) * width, lanes)
             for t in range(length):
@@ -206,8 +224,8 @@ def backward(pointer: Any) -> None:
                 )
             for m in range(known):
                 scatter(dpast[m], first, dhistory, m * step, lanes)
-        if done(call) == sums.count - 1:
-            add_up(sums, lanes)
+        if done(call) == groups - 1:
+            add_up(sums, shape, dweight, dmatrix, dinput_bias, dgain, dbias, lanes)
         group = next_block(call)
 
 

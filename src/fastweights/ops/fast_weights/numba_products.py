@@ -16,23 +16,22 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from fastweights.ops.compiled import jit
 from fastweights.ops.fast_weights.numba_rows import clear, fetch, matrix_times, scatter
-from fastweights.ops.simd import array_at, fma, load, spread, store, transpose
+from fastweights.ops.fast_weights.numba_steps import inlined
+from fastweights.ops.simd import fma, load, spread, store, transpose
 
 __all__ = [
+    "GROUPS",
     "Factors",
-    "Sums",
+    "Shape",
     "add_factors",
     "add_up",
+    "clear_factors",
     "factor_rows",
     "fetch_factors",
-    "new_factors",
-    "new_sums",
-    "sum_of",
-    "sums_size",
+    "shape_of",
 ]
 
 GROUPS = 64  # at most so many sums
@@ -49,73 +48,50 @@ class Factors(NamedTuple):
     lefts: Any
     rights: Any
     x: Any
+    flat: Any
     back: Any
     source: Any
     inputs: Any
     zeros: Any
 
 
-class Sums(NamedTuple):
-    """All groups' sums, one after the other, how many and how long, and the gradients that come
-    out: of W and C, (H, H) and (H, features), of b, (H,), and of layer norm's vectors, (H,)."""
+class Shape(NamedTuple):
+    """What Python works out for a call: how many vectors a row of each factor takes, how many
+    groups there are, and how many numbers the sum of one."""
 
-    groups: Any
-    count: Any
-    size: Any
-    weight: Any
-    inputs: Any
-    bias: Any
-    gain: Any
-    norm_bias: Any
+    lefts: int
+    rights: int
+    groups: int
+    size: int
 
 
-@register_jitable  # Python asks too, for how much memory to get
-def _vectors(width: int, features: int, lanes: int) -> tuple[int, int]:
-    """Those of h, and of all of u, filled up to an even number; ``features`` may be 0."""
-    hidden = -(-width // lanes)
+def shape_of(blocks: int, width: int, features: int, lanes: int) -> Shape:
+    """Of a batch of so many blocks; of u's vectors an even number, ``features`` may be 0.
+
+    A sum is the product, and a row for each number of layer norm's two vectors. No block is a group
+    too: its sum is zero.
+    """
+    lefts = -(-width // lanes)
     inputs = -(-(features + 1) // lanes) if features else 0
-    return hidden, (hidden + inputs + 1) // 2 * 2
+    rights = (lefts + inputs + 1) // 2 * 2
+    size = (lefts * rights * lanes + 2 * width) * lanes
+    return Shape(lefts, rights, max(1, min(blocks, GROUPS)), size)
 
 
-@register_jitable
-def factor_rows(width: int, features: int, lanes: int) -> tuple[int, int]:
+def factor_rows(shape: Shape, lanes: int) -> tuple[int, int]:
     """Rows of scratch that each of the factors takes."""
-    lefts, rights = _vectors(width, features, lanes)
-    return lefts * SLICE * lanes, rights * SLICE * lanes
-
-
-@register_jitable
-def _groups(blocks: int) -> int:
-    """One, though there is no block: its sum is zero."""
-    return max(1, min(blocks, GROUPS))
-
-
-def sums_size(blocks: int, width: int, features: int, lanes: int) -> int:
-    """Numbers of all groups' sums."""
-    return _groups(blocks) * _sum_size(width, features, lanes)
-
-
-@register_jitable
-def _sum_size(width: int, features: int, lanes: int) -> int:
-    """Numbers of one group's sum: the product, and a row for each number of LN's two vectors."""
-    lefts, rights = _vectors(width, features, lanes)
-    return (lefts * rights * lanes + 2 * width) * lanes
+    return shape.lefts * SLICE * lanes, shape.rights * SLICE * lanes
 
 
 @jit
-def new_factors(
-    x: Any, back: Any, source: Any, inputs: Any, zeros: Any, left: Any, right: Any, width: int,
-    lanes: int,
-) -> Factors:  # fmt: skip
-    """Of scratch of :func:`factor_rows`, and of two times as many rows as x has features."""
-    features = x.shape[2]
-    lefts, rights = _vectors(width, features, lanes)
-    clear(right, np.int64(0), right.size // lanes, lanes)  # what fills up is multiplied too
-    clear(zeros, np.int64(0), features, lanes)
-    return Factors(left, right, lefts, rights, x, back, source, inputs, zeros)
+def clear_factors(factors: Factors, lanes: int) -> None:
+    """What fills up u's vectors is multiplied too; and the zeros."""
+    top = np.int64(0)
+    clear(factors.right, top, factors.right.size // lanes, lanes)
+    clear(factors.zeros, top, factors.zeros.size // lanes, lanes)
 
 
-@jit
+@inlined
 def fetch_factors(factors: Factors, t: int, first: int, lanes: int) -> None:
     """Begin to bring near what :func:`add_factors` will touch of the plain arrays."""
     if factors.x.shape[2]:
@@ -124,7 +100,7 @@ def fetch_factors(factors: Factors, t: int, first: int, lanes: int) -> None:
         fetch(factors.source[t], first, lanes)
 
 
-@jit
+@inlined
 def add_factors(
     total: Any, factors: Factors, t: int, length: int, rows: Any, dz: int, history: Any, now: int,
     first: int, lanes: int,
@@ -142,7 +118,11 @@ def add_factors(
         to = _in_right(s, k * lanes, lanes)
         transpose(factors.right, to, 2 * lanes, history, now + at, lanes)
     if factors.x.shape[2]:
-        _put_inputs(factors, k, factors.x, t, first, lanes)
+        _, batch, features = factors.x.shape
+        _put_inputs(
+            factors.right, k * lanes, factors.lefts, factors.flat, (t * batch + first) * features,
+            features, batch - first, lanes,
+        )  # fmt: skip
     if t == 0 or k == SLICE - 1:
         _add_product(total, factors, k + 1, lanes)
     if factors.back.size:
@@ -154,22 +134,24 @@ def add_factors(
 
 
 @jit
-def _put_inputs(factors: Factors, k: int, x: Any, t: int, first: int, lanes: int) -> None:
-    _, batch, features = x.shape
-    flat = x.reshape(x.size)
+def _put_inputs(
+    right: Any, place: int, before: int, x: Any, start: int, features: int, there: int, lanes: int
+) -> None:
+    """The rows x of ``there`` samples, from ``start`` of a flat array, and a 1, after ``before``
+    vectors of u; zeros for lanes beyond them."""
     one, zero = x.dtype.type(1), x.dtype.type(0)
     for lane in range(lanes):
-        there = first + lane < batch
-        start = (t * batch + first + lane) * features
         for s in range(features // lanes + 1):
-            to = _in_right(factors.lefts + s, k * lanes + lane, lanes)
-            if there and (s + 1) * lanes <= features:
-                store(factors.right, to, load(flat, start + s * lanes))
+            to = _in_right(before + s, place + lane, lanes)
+            at = start + lane * features + s * lanes
+            if lane < there and (s + 1) * lanes <= features:
+                store(right, to, load(x, at))
                 continue
             for c in range(lanes):
                 j = s * lanes + c
-                beyond = one if j == features else zero
-                factors.right[to + c] = flat[start + j] if there and j < features else beyond
+                right[to + c] = one if j == features else zero
+                if lane < there and j < features:
+                    right[to + c] = x[at + c]
 
 
 @jit
@@ -210,79 +192,44 @@ def _add_product(total: Any, factors: Factors, steps: int, lanes: int) -> None:
 
 
 @jit
-def new_sums(
-    like: Any, addresses: Any, blocks: int, width: int, features: int, biases: int, lanes: int
-) -> Sums:
-    """Of the addresses of the gradients, in their order, and of the groups' sums."""
-    count, size = _groups(blocks), _sum_size(width, features, lanes)
-    return Sums(
-        array_at(addresses[5], like, (count * size,)),
-        count,
-        size,
-        array_at(addresses[0], like, (width, width)),
-        array_at(addresses[1], like, (width, features)),
-        array_at(addresses[2], like, (biases,)),
-        array_at(addresses[3], like, (width,)),
-        array_at(addresses[4], like, (width,)),
-    )
-
-
-@jit
-def sum_of(sums: Sums, group: int, lanes: int) -> tuple[Any, Any, Any]:
-    """A group's sum, zero at first, and the parts of it that are layer norm's two vectors."""
-    total = sums.groups[group * sums.size : (group + 1) * sums.size]
-    clear(total, np.int64(0), sums.size // lanes, lanes)
-    norms = sums.size - 2 * sums.gain.size * lanes
-    half = sums.size - sums.gain.size * lanes
-    return total, total[norms:half], total[half:]
-
-
-@jit
-def add_up(sums: Sums, lanes: int) -> None:
-    """From the groups' sums, in their order, to the gradients; one without numbers is not asked
-    for."""
-    groups, count, size = sums.groups, sums.count, sums.size
-    height, features = sums.inputs.shape
-    lefts, rights = _vectors(height, features, lanes)
-    norms = lefts * rights * lanes * lanes
+def add_up(
+    sums: Any,
+    shape: Any,
+    weight: Any,
+    inputs: Any,
+    bias: Any,
+    gain: Any,
+    norm_bias: Any,
+    lanes: int,
+) -> None:
+    """From the groups' sums, in their order, to the gradients of W, C, b, and of layer norm's two
+    vectors; b has no numbers if there is none."""
+    lefts, rights, groups, size = shape[0], shape[1], shape[2], shape[3]
+    height, features = inputs.shape
+    for at in range(0, size, lanes):
+        total = load(sums, at)
+        for group in range(1, groups):
+            total = total + load(sums, group * size + at)
+        store(sums, at, total)
     for i in range(height):
-        at = norms + i * lanes
-        sums.gain[i] = _over_lanes(groups, at, size, count, lanes)
-        sums.norm_bias[i] = _over_lanes(groups, at + height * lanes, size, count, lanes)
-    for v in range(rights):
-        for i in range(height):
-            at = (v // 2 * lefts * lanes + i) * 2 * lanes + v % 2 * lanes
-            total = load(groups, at)
-            for group in range(1, count):
-                total = total + load(groups, group * size + at)
-            store(groups, at, total)
-            if v < lefts:
-                _put_out(sums.weight[i], v * lanes, groups, at, lanes)
-            else:
-                j = (v - lefts) * lanes
-                _put_out(sums.inputs[i], j, groups, at, lanes)
-                if sums.bias.size and 0 <= features - j < lanes:
-                    sums.bias[i] = groups[at + features - j]
+        for v in range(rights):
+            at = _in_sum(v, i, lefts, lanes)
+            j = (v - lefts) * lanes
+            for c in range(min(lanes, height - v * lanes)):
+                weight[i, v * lanes + c] = sums[at + c]
+            for c in range(min(lanes, features - j) if j >= 0 else 0):
+                inputs[i, j + c] = sums[at + c]
+        if bias.size:
+            at = _in_sum(lefts + features // lanes, i, lefts, lanes)
+            bias[i] = sums[at + features % lanes]
+        at = (lefts * rights * lanes + i) * lanes
+        gain[i] = norm_bias[i] = sums.dtype.type(0)
+        for lane in range(lanes):
+            gain[i] += sums[at + lane]
+            norm_bias[i] += sums[at + height * lanes + lane]
 
 
 @jit
-def _put_out(row: Any, j: int, groups: Any, at: int, lanes: int) -> None:
-    """One vector into a row of a gradient, from its column ``j`` on; the row may end before."""
-    if j + lanes <= row.size:
-        store(row, j, load(groups, at))
-    else:
-        for c in range(row.size - j):
-            row[j + c] = groups[at + c]
-
-
-@jit
-def _over_lanes(groups: Any, at: int, size: int, count: int, lanes: int) -> Any:
-    """One number of LN's vectors: all groups, then all lanes."""
-    total = load(groups, at)
-    for group in range(1, count):
-        total = total + load(groups, group * size + at)
-    store(groups, at, total)
-    number = groups[at]
-    for lane in range(1, lanes):
-        number += groups[at + lane]
-    return number
+def _in_sum(v: int, i: int, lefts: int, lanes: int) -> int:
+    """Where vector ``v`` of row ``i`` begins."""
+    return (v // 2 * lefts * lanes + i) * 2 * lanes + v % 2 * lanes

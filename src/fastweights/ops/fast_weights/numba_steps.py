@@ -172,7 +172,7 @@ def new_biases(rows: Any, bias: Any, width: int, lanes: int) -> None:
         store(rows, i * lanes, spread(value))
 
 
-@jit
+@inlined
 def take_drive(
     work: Work, source: Any, matrix: Any, biases: Any, inputs: Any, first: int, lanes: int
 ) -> None:  # fmt: skip
