@@ -74,7 +74,7 @@ def forward_parts(
     """Rows of each part of the scratch that a call of :func:`forward` needs, one after the other.
 
     They are the history, queries and centred of a chunk, the matrices, the steps' own scratch, a
-    chunk's vectors side by side, the same by their shares, and these; a step's inputs, and b.
+    chunk's vectors side by side, the same by their shares, and these; two steps' inputs, and b.
     """
     size = padded(width)
     return (
@@ -86,7 +86,7 @@ def forward_parts(
         size * chunk,
         size * chunk,
         chunk + 1,
-        features,
+        2 * features,
         width if features else 0,
     )
 
@@ -177,15 +177,14 @@ def forward(pointer: Any) -> None:
                 scatter(states[begin // chunk], first, matrices, top, lanes)
             for k in range(count):
                 t = begin + k
-                take_drive(work, source[t], matrix, biases, inputs, first, lanes)
-                fetch(source[min(t + 1, length - 1)], first, lanes)
+                drive = take_drive(work, source, t, matrix, biases, inputs, first, lanes)
                 fetch(output[t], first, lanes)
                 if keep:
                     _fetch_kept(settings, t, first, queries, centred)
                 forward_step(
-                    settings, slow, kept, rates, read_matrices, carried, work, first, k * step,
-                    (k + 1) * step, k + (0 if settings.after_read else 1), k * slots * step,
-                    k * norms,
+                    settings, slow, kept, rates, read_matrices, carried, work, drive, first,
+                    k * step, (k + 1) * step, k + (0 if settings.after_read else 1),
+                    k * slots * step, k * norms,
                 )  # fmt: skip
                 scatter(output[t], first, kept.history, (k + 1) * step, lanes)
                 if keep:

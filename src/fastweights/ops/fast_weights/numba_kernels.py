@@ -47,9 +47,9 @@ __all__ = ["backward", "backward_parts", "forward", "forward_parts"]
 def forward_parts(vectors: int, width: int, features: int) -> tuple[int, ...]:
     """Rows of each part of the scratch that a call of :func:`forward` needs, one after the other.
 
-    They are the history of so many vectors, the steps' own scratch, a step's inputs, and b.
+    They are the history of so many vectors, the steps' own scratch, two steps' inputs, and b.
     """
-    return vectors * width, VECTORS * width, features, width if features else 0
+    return vectors * width, VECTORS * width, 2 * features, width if features else 0
 
 
 def backward_parts(
@@ -116,12 +116,11 @@ def forward(pointer: Any) -> None:
         for t in range(length):
             now = (carried + t) * step
             place = t if keep else 0
-            take_drive(work, source[t], matrix, biases, inputs, first, lanes)
-            fetch(source[min(t + 1, length - 1)], first, lanes)
+            drive = take_drive(work, source, t, matrix, biases, inputs, first, lanes)
             fetch(output[t], first, lanes)
             forward_step(
-                settings, slow, kept, rates, nothing_carried, None, work, first, now, now + step,
-                carried + t + (0 if settings.after_read else 1),
+                settings, slow, kept, rates, nothing_carried, None, work, drive, first, now,
+                now + step, carried + t + (0 if settings.after_read else 1),
                 place * max(inner_steps, 1) * step, place * settings.norms,
             )  # fmt: skip
             scatter(output[t], first, history, now + step, lanes)

@@ -163,9 +163,9 @@ def _in_right(vector: int, row: int, lanes: int) -> int:
 def _add_product(total: Any, factors: Factors, steps: int, lanes: int) -> None:
     """total += Σ g uᵀ over the first steps of the slice."""
     left, right = factors.left, factors.right
-    high = factors.lefts * lanes
+    high, height = factors.lefts * lanes, factors.back.shape[1]
     for strip in range(factors.rights // 2):
-        for i in range(0, high, 4):
+        for i in range(0, height, 4):
             at = (strip * high + i) * 2 * lanes
             a0, b0 = load(total, at), load(total, at + lanes)
             a1, b1 = load(total, at + 2 * lanes), load(total, at + 3 * lanes)

@@ -37,8 +37,10 @@ from fastweights.ops.fast_weights.numba_rows import (
     add,
     clear,
     copy,
+    fetch,
     gather,
     matrix_times,
+    matrix_times_two,
     normalise,
     normalise_backward,
     relu,
@@ -133,7 +135,8 @@ class Gradients(NamedTuple):
 class Work(NamedTuple):
     """Scratch: one array of rows, and where in it each vector begins.
 
-    ``dx`` has four of them, one for each of the reads that are put off together.
+    ``dx`` has four of them, one for each of the reads that are put off together; on the way forward
+    the drives of two steps.
     """
 
     rows: Any
@@ -174,23 +177,35 @@ def new_biases(rows: Any, bias: Any, width: int, lanes: int) -> None:
 
 @inlined
 def take_drive(
-    work: Work, source: Any, matrix: Any, biases: Any, inputs: Any, first: int, lanes: int
-) -> None:  # fmt: skip
-    """The drive of a block's step to ``work.y``: ``source`` (B, H), or C times it plus b."""
-    if matrix.size:
-        top = np.int64(0)  # functions are compiled once more for a literal 0
-        gather(inputs, top, source, first, lanes)
-        matrix_times(work.rows, work.y, biases, top, matrix, inputs, top, lanes)
+    work: Work, source: Any, t: int, matrix: Any, biases: Any, inputs: Any, first: int,
+    lanes: int,
+) -> int:  # fmt: skip
+    """Where in ``work.rows`` the drive of step ``t`` is: ``source[t]`` (B, H), or C x plus b.
+
+    An even step makes that of the next one too.
+    """
+    height, features = matrix.shape
+    at = work.dx
+    following = min(t + 1, source.shape[0] - 1)
+    if not features:
+        gather(work.rows, at, source[t], first, lanes)
+    elif t % 2:
+        at += height * lanes
     else:
-        gather(work.rows, work.y, source, first, lanes)
+        top = np.int64(0)  # functions are compiled once more for a literal 0
+        gather(inputs, top, source[t], first, lanes)
+        gather(inputs, features * lanes, source[following], first, lanes)
+        matrix_times_two(work.rows, at, biases, top, matrix, inputs, top, lanes)
+    fetch(source[min(following + 1, source.shape[0] - 1)], first, lanes)
+    return at
 
 
 @inlined
 def forward_step(
     settings: Settings, slow: Slow, kept: Kept, rates: Any, read_carried: Any, carried: Any,
-    work: Work, first: int, now: int, new: int, count: int, query: int, place: int,
+    work: Work, drive: int, first: int, now: int, new: int, count: int, query: int, place: int,
 ) -> None:  # fmt: skip
-    """h(t+1) from h(t), from ``now`` to ``new`` of the history; ``work.y`` holds the drive.
+    """h(t+1) from h(t), from ``now`` to ``new`` of the history; ``drive`` is in ``work.rows``.
 
     The first ``count`` vectors of the history are read, by ``rates`` (rows, ages, 1 or lanes of
     all blocks), which has one row, or one for every number of vectors in sight. ``read_carried``
@@ -201,7 +216,7 @@ def forward_step(
     step = width * lanes
     history, queries, centred = kept
     rows, z, y = work.rows, work.z, work.y
-    matrix_times(rows, z, rows, y, slow.weight, history, now, lanes)
+    matrix_times(rows, z, rows, drive, slow.weight, history, now, lanes)
     if settings.previous:
         copy(queries, query, history, now, width, lanes)
     elif settings.norm_preliminary:
