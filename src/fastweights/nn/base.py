@@ -189,6 +189,12 @@ class FastWeightsBase(nn.Module):
                 self._get("log_write_rate", suffix).fill_(math.log(self.write_rate))
         self._layer_decay(suffix).reset_parameters()
 
+    @property
+    def _like(self) -> Tensor:
+        """A parameter, for its dtype and device; the first of them takes longer to find."""
+        name = next(iter(self.decays))
+        return self._get("weight_hh", "" if name == "cell" else f"_{name}")
+
     def _get(self, name: str, suffix: str) -> Tensor:
         return getattr(self, f"{name}{suffix}")
 
@@ -234,7 +240,7 @@ class FastWeightsBase(nn.Module):
             )
 
     def _check_input(self, x: Tensor, expected: str, dims: tuple[int, ...]) -> None:
-        weight = next(self.parameters())
+        weight = self._like
         if not isinstance(x, Tensor):
             raise TypeError(f"input must be a tensor {expected}, got {type(x).__name__}")
         if x.dim() not in dims:
@@ -260,7 +266,7 @@ class FastWeightsBase(nn.Module):
         """
         if not isinstance(state, FastWeightsState):
             raise TypeError(f"state must be a FastWeightsState, got {type(state).__name__}")
-        hidden, weight = self.hidden_size, next(self.parameters())
+        hidden, weight = self.hidden_size, self._like
         samples = (batch,) if like else ()
         parts = () if self.decay.components == 1 else (self.decay.components,)
         for name, tensor in state.tensors().items():

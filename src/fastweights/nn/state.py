@@ -47,7 +47,7 @@ class FastWeightsState:
     def from_layers(cls, layers: Sequence[LayerState]) -> FastWeightsState:
         """Stack the states of single layers, which all have seen the same steps."""
         return cls(
-            hidden=torch.stack([s.hidden for s in layers]),  # a copy: it may be part of the output
+            hidden=_stack([s.hidden for s in layers], copy=True),  # it may be part of the output
             steps=layers[0].steps,
             history=_stack([s.history for s in layers]),
             matrix=_stack([s.matrix for s in layers]),
@@ -135,10 +135,11 @@ class FastWeightsState:
         return self._map(lambda name, tensor: tensor.unsqueeze(where[name]))
 
 
-def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
+def _stack(tensors: Sequence[Tensor | None], *, copy: bool = False) -> Any:
     present = [t for t in tensors if t is not None]
     if len(present) == 1:
-        return present[0][None]
+        one = present[0].unsqueeze(0)
+        return one.clone() if copy else one
     return torch.stack(present) if present else None
 
 

@@ -6,6 +6,7 @@ Threads that run a kernel know where this row begins, and nothing else. It holds
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -59,10 +60,13 @@ def run(
     own = sum(rows) * lanes
     scratch = like.new_empty(threads * own)
     numbers = (
-        blocks, lanes, inner_steps, memory, flags, keep, bits_of(eps)[0], scratch.data_ptr(),
+        blocks, lanes, inner_steps, memory, flags, keep, _bits_of(eps)[0], scratch.data_ptr(),
         own * itemsize, len(rows), len(sizes), *rows, *sizes, *addresses,
     )  # fmt: skip
     run_on(threads, region.address(like.dtype), numbers)
+
+
+_bits_of = functools.lru_cache(bits_of)  # the same from call to call
 
 
 class Call(NamedTuple):

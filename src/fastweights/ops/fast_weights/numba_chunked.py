@@ -25,7 +25,7 @@ from fastweights.ops.fast_weights.attention_op import (
     source_of,
 )
 from fastweights.ops.fast_weights.numba_cpu import (
-    address,
+    addresses_of,
     lanes_for,
     multiplied_here,
     needs_output,
@@ -158,7 +158,7 @@ def _forward(
     )  # fmt: skip
     sizes = (length, batch, width, features, 0 if bias is None else width, components, chunk)
     last = ends.contiguous()
-    addresses = [*map(address, (*given, output, final, queries, centred, states, last))]
+    addresses = addresses_of(*given, output, final, queries, centred, states, last)
     norms = norms_of(inner_steps, flags)
     parts = numba_chunked_kernels.forward_parts(
         width, features, components, chunk, inner_steps, norms
@@ -237,7 +237,7 @@ def _backward(
     biases = 0 if bias is None else width
     sizes = (length, batch, width, features, biases, components, chunk, *shape)
     last = ends.contiguous()
-    addresses = [*map(address, (*given, *taken, last))]
+    addresses = addresses_of(*given, *taken, last)
     norms = norms_of(inner_steps, flags)
     parts = numba_chunked_kernels.backward_parts(
         width, features, components, chunk, inner_steps, norms, shape, lanes

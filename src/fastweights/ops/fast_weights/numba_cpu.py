@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,7 +20,7 @@ from fastweights.ops.fast_weights.options import Drive, LayerState, Options, Slo
 from fastweights.ops.threads import threads_for
 
 __all__ = [
-    "address",
+    "addresses_of",
     "attention_form",
     "lanes_for",
     "multiplied_here",
@@ -106,14 +108,19 @@ def _of_samples(drates: Tensor, rates: Tensor, lanes: int) -> Tensor:
 
 
 def lanes_for(drive: Tensor) -> int:
+    return _lanes_of(drive.element_size())
+
+
+@functools.cache
+def _lanes_of(itemsize: int) -> int:
     from fastweights.ops.simd import lanes_of  # numba takes long to import
 
-    return lanes_of(drive.element_size())
+    return lanes_of(itemsize)
 
 
-def address(tensor: Tensor | None) -> int:
-    """Where its numbers stand in memory; 0 where there is no tensor."""
-    return 0 if tensor is None else tensor.data_ptr()
+def addresses_of(*tensors: Tensor | None) -> list[int]:
+    """Where their numbers stand in memory; 0 where there is no tensor."""
+    return [0 if x is None else x.data_ptr() for x in tensors]
 
 
 def _forward(
@@ -147,7 +154,7 @@ def _forward(
     given = plain(source, matrix, bias, past, weight, norm_weight, norm_bias, table, static)
     known = 0 if past is None else past.shape[0]
     sizes = (length, batch, width, features, 0 if bias is None else width, known, *shape)
-    addresses = (*map(address, given), *map(address, (output, queries, centred, written)))
+    addresses = addresses_of(*given, output, queries, centred, written)
     parts = numba_kernels.forward_parts(max(known, 1) + length, width, features)
     numba_calls.run(
         numba_kernels.forward, source, batch, parts, sizes, addresses, inner_steps=inner_steps,
@@ -232,7 +239,7 @@ def _backward(
     known = 0 if past is None else past.shape[0]
     biases = 0 if bias is None else width
     sizes = (length, batch, width, features, biases, known, *shape, *sums_shape)
-    addresses = (*map(address, given), *map(address, taken))
+    addresses = addresses_of(*given, *taken)
     parts = numba_kernels.backward_parts(max(known, 1) + length, width, features, sums_shape, lanes)
     numba_calls.run(
         numba_kernels.backward, doutput, batch, parts, sizes, addresses,

@@ -101,8 +101,8 @@ class Drive(NamedTuple):
     bias: Tensor | None = None
 
     @property
-    def shape(self) -> torch.Size:
-        return torch.Size((*self.input.shape[:-1], self.weight.shape[0]))
+    def shape(self) -> tuple[int, ...]:
+        return *self.input.shape[:-1], self.weight.shape[0]
 
     @property
     def dtype(self) -> torch.dtype:

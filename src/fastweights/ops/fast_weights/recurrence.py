@@ -83,6 +83,7 @@ def _check_call(
         shape = tuple(inputs.shape)
         raise ValueError(f"drive.weight must have shape (H, {source.shape[2]}), got {shape}")
     _, batch, width = drive.shape
+    device, dtype = drive.device, drive.dtype
     hidden, steps, history, matrix = (None,) * 4 if state is None else state
     memories = () if history is None else history.shape[:1]
     matrices = () if decay.components == 1 else (decay.components,)
@@ -106,13 +107,13 @@ def _check_call(
             continue
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.device != drive.device:
-            raise ValueError(f"{name} is on {tensor.device}, but drive is on {drive.device}")
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, but drive is on {device}")
         if name in ("state.steps", "lengths"):
             if tensor.dtype != torch.int64:
                 raise TypeError(f"{name} must be torch.int64, got {tensor.dtype}")
-        elif name != "write_rate" and tensor.dtype != drive.dtype:
-            raise TypeError(f"{name} must be {drive.dtype} like drive, got {tensor.dtype}")
+        elif name != "write_rate" and tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} like drive, got {tensor.dtype}")
     if options.memory == "static" and weights.memory is None:
         raise ValueError("weights.memory must be given when options.memory is 'static'")
     if history is not None and matrix is not None:
