@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -62,3 +66,25 @@ def test_threads_are_put_back() -> None:
     with using_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of another C library")
+def test_memory_that_was_kept_is_given_back() -> None:
+    code = """
+import os
+import torch
+from fastweights.bench.timing import give_back_memory, keep_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+assert keep_memory()
+blocks = [torch.ones(1_000_000) for _ in range(64)]
+stays = torch.ones(1000)  # at the end of the heap
+del blocks
+kept = resident()
+give_back_memory()
+assert kept - resident() > 200_000_000, (kept, resident())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from fastweights.bench.timing import keep_memory, load
+from fastweights.bench.timing import give_back_memory, keep_memory, load
 from fastweights.report.section import Section
 from fastweights.training.environment import environment
 
@@ -134,6 +134,7 @@ def run_benchmark(
         "rows": rows,
     }
     for unit in units:
+        give_back_memory()
         try:
             row = unit.measure()
         except Disagreement as error:

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["FEWEST", "interleaved", "keep_memory", "load", "seconds_of", "using_threads"]
+__all__ = [
+    "FEWEST",
+    "give_back_memory",
+    "interleaved",
+    "keep_memory",
+    "load",
+    "seconds_of",
+    "using_threads",
+]
 
 FEWEST = 3  # rounds that a median is taken over at least
 _SHORTEST = 0.02  # seconds: quicker calls are repeated, and their mean is one measurement
@@ -112,6 +120,12 @@ def keep_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library
         return False
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
+
+
+def give_back_memory() -> None:
+    """Let go of what :func:`keep_memory` kept; the next case needs blocks of other sizes."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def load() -> float | None:

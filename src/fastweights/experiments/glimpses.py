@@ -65,6 +65,8 @@ class GlimpsesExperiment:
 
     def section(self, config: GlimpsesConfig, results: Sequence[Result], folder: Path) -> Section:
         several = len(config.orders) > 1
+        sizes = "glimpses-sizes" if len(config.hidden_sizes) > 1 else "glimpses"
+        prefix = "glimpses-orders" if several else sizes
         told = "each told which place it shows" if config.places else "the pixels alone"
         return Section(
             title=self.title + (": the order" if several else ""),
@@ -75,7 +77,7 @@ class GlimpsesExperiment:
             ),
             claims=claims(config, results),
             tables=tables(config, results),
-            pictures=pictures(config, results, "glimpses-orders" if several else "glimpses"),
+            pictures=pictures(config, results, prefix),
             chosen="validation data, seeds below 300",
             notes=[
                 f"{60_000 - config.validation_size:,} / {config.validation_size:,} / 10,000 images "
