@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from fastweights.decay import Decay
 from fastweights.nn.base import FastWeightsBase, check_flag, check_size, without_autocast
 from fastweights.nn.state import FastWeightsState
-from fastweights.ops.fast_weights import LayerState, multiplied
+from fastweights.ops.fast_weights import LayerState
 from fastweights.ops.fast_weights.inspect import Inspection, inspect_recurrence
+from fastweights.ops.fast_weights.options import multiplied
 
 __all__ = ["FastWeightsRNN"]
 

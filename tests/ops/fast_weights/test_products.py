@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fastweights import FastWeightsRNN
-from fastweights.ops.fast_weights import Drive, fast_weights, multiplied, numba_products
+from fastweights.ops.fast_weights import Drive, fast_weights, numba_products
+from fastweights.ops.fast_weights.options import multiplied
 from fastweights.ops.simd import lanes_of
 from tests.problems import problem, run, solve
 from tests.tolerances import assert_close

@@ -1,6 +1,6 @@
 """The fast-weights recurrence of Ba et al. (2016): one reference, several ways to run it."""
 
-from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights, multiplied
+from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
 from fastweights.ops.fast_weights.recurrence import check_backend, check_form, fast_weights
 
 __all__ = [
@@ -11,5 +11,4 @@ __all__ = [
     "check_backend",
     "check_form",
     "fast_weights",
-    "multiplied",
 ]
