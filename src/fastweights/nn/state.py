@@ -46,8 +46,12 @@ class FastWeightsState:
     @classmethod
     def from_layers(cls, layers: Sequence[LayerState]) -> FastWeightsState:
         """Stack the states of single layers, which all have seen the same steps."""
+        if len(layers) == 1:
+            hidden = layers[0].hidden.unsqueeze(0).clone()  # it may be part of the output
+        else:
+            hidden = torch.stack([s.hidden for s in layers])
         return cls(
-            hidden=_stack([s.hidden for s in layers], copy=True),  # it may be part of the output
+            hidden=hidden,
             steps=layers[0].steps,
             history=_stack([s.history for s in layers]),
             matrix=_stack([s.matrix for s in layers]),
@@ -135,11 +139,10 @@ class FastWeightsState:
         return self._map(lambda name, tensor: tensor.unsqueeze(where[name]))
 
 
-def _stack(tensors: Sequence[Tensor | None], *, copy: bool = False) -> Any:
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [t for t in tensors if t is not None]
     if len(present) == 1:
-        one = present[0].unsqueeze(0)
-        return one.clone() if copy else one
+        return present[0].unsqueeze(0)
     return torch.stack(present) if present else None
 
 

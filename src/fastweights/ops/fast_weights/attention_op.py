@@ -40,6 +40,8 @@ __all__ = [
     "norms_of",
     "past_the_end",
     "run",
+    "source_like",
+    "source_of",
     "why_not",
     "written_like",
 ]
@@ -212,6 +214,13 @@ def written_like(output: Tensor, past: Tensor | None, memory: int) -> Tensor:
     return output.new_empty((1 if past is None else past.shape[0]) + length - 1, batch, width)
 
 
+def source_like(doutput: Tensor, matrix: Tensor | None, flags: int) -> Tensor:
+    """The gradient of a drive, or of the x that C multiplies if anybody asks for it, empty."""
+    if matrix is None:
+        return doutput.new_empty(doutput.shape)
+    return doutput.new_empty((*doutput.shape[:2], matrix.shape[1]) if flags & INPUT else 0)
+
+
 def gradients_like(
     doutput: Tensor,
     past: Tensor | None,
@@ -225,12 +234,9 @@ def gradients_like(
 
     ``product`` is C and b in an op that multiplies, else nothing.
     """
-    length, batch, width = doutput.shape
-    first: tuple[int, ...] = (length, batch, width)
-    if product and product[0] is not None:
-        first = (length, batch, product[0].shape[1]) if flags & INPUT else (0,)
+    width = doutput.shape[2]
     return (
-        doutput.new_empty(first),
+        source_like(doutput, product[0] if product else None, flags),
         doutput.new_empty(0 if past is None else past.shape),
         weight.new_empty(weight.shape),
         rates.new_empty(rates.shape if flags & LEARNED else 0),

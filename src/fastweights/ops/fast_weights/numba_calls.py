@@ -119,7 +119,7 @@ def next_block(call: Call) -> int:
 
 @inlined
 def done(call: Call) -> int:
-    """To be called at the end of every block: the number of those that ended before."""
+    """To be called at the end of whatever was claimed: the number of those that ended before."""
     return claim(call.claimed, 2)
 
 

@@ -22,6 +22,7 @@ from fastweights.ops.fast_weights.attention_op import (
     last_of,
     norms_of,
     past_the_end,
+    source_like,
     source_of,
 )
 from fastweights.ops.fast_weights.numba_cpu import (
@@ -266,11 +267,8 @@ def _gradients_like(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """What :func:`_backward` returns, empty."""
     width, learned = hidden.shape[1], int(bool(flags & LEARNED))
-    source: tuple[int, ...] = doutput.shape
-    if matrix is not None:
-        source = (*doutput.shape[:2], matrix.shape[1]) if flags & INPUT else (0,)
     return (
-        hidden.new_empty(source),
+        source_like(doutput, matrix, flags),
         hidden.new_empty(hidden.shape),
         weight.new_empty(weight.shape),
         writes.new_empty(learned * writes.shape[0], writes.shape[1]),

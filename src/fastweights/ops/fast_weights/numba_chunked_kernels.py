@@ -246,8 +246,7 @@ def backward(pointer: Any) -> None:
     states = array_at(addresses[12], like, (chunks, batch, components * packed(width)))
     doutput = array_at(addresses[13], like, (length, batch, width))
     dfinal = array_at(addresses[14], like, (batch, components, width, width))
-    given = (features if addresses[1] else 0) if features else width
-    source = array_at(addresses[15], like, (length, batch, given))
+    source = array_at(addresses[15], like, (length, batch, back.shape[0] if features else width))
     dhidden = array_at(addresses[16], like, (batch, width))
     dstart = array_at(addresses[17], like, (batch, components, width, width))
     learned = 1 if settings.learned else 0

@@ -165,8 +165,7 @@ def backward(pointer: Any) -> None:
     all_queries = array_at(addresses[9], like, (blocks, length * max(inner_steps, 1) * step))
     all_centred = array_at(addresses[10], like, (blocks, length * norms * step))
     doutput = array_at(addresses[11], like, (length, batch, width))
-    given = (features if addresses[1] else 0) if features else width
-    source = array_at(addresses[12], like, (length, batch, given))
+    source = array_at(addresses[12], like, (length, batch, back.shape[0] if features else width))
     dpast = array_at(addresses[13], like, (known, batch, width))
     learned = rows * ages * lanes if settings.learned else 0
     drates = array_at(addresses[14], like, (blocks, learned))

@@ -41,7 +41,8 @@ SLICE = 16  # steps whose factors stand side by side
 class Factors(NamedTuple):
     """Scratch for a slice of both, and how many vectors a row of each takes; and what else becomes
     of the gradient of z: that of x (T, B, features), by Cᵀ, (features, H), if anybody asks; or of
-    the drive, if there is no x. ``inputs`` is a step's, and ``zeros`` what it begins with."""
+    the drive, if there is no x. ``flat`` is x as one row; ``inputs`` is the gradient of a step's
+    x, and ``zeros`` what it begins with."""
 
     left: Any
     right: Any
