@@ -15,11 +15,11 @@ import struct
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-__all__ = ["CLAIMED", "bits_of", "run_on", "threads_for"]
+__all__ = ["CLAIMED", "bits_of", "run_on", "run_on_threads", "threads_for"]
 
 # Numbers before the caller's: how many blocks are claimed, how many threads came, and how many
 # blocks are done.
@@ -42,6 +42,45 @@ def bits_of(*numbers: float) -> tuple[int, ...]:
         ['0x3ff0000000000000', '0x0']
     """
     return struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
+
+
+class Entry(Protocol):
+    """A compiled function of one pointer: to call, and where it begins."""
+
+    @property
+    def call(self) -> Any: ...
+    @property
+    def address(self) -> int: ...
+
+
+def run_on_threads(threads: int, entry: Entry, arguments: int) -> None:
+    """Enter a compiled function on so many threads at once, or on fewer, and wait for all.
+
+    Args:
+        threads: at most so many, of :func:`threads_for`.
+        entry: what all of them enter; it has to share its work out among those that come.
+        arguments: the address that each of them gets.
+
+    Example:
+        >>> came = []
+        >>> class Entry:
+        ...     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(came.append)
+        ...     address = ctypes.cast(call, ctypes.c_void_p).value
+        >>> run_on_threads(1, Entry(), 7)
+        >>> came
+        [7]
+    """
+    if threads == 1:
+        entry.call(arguments)
+        return
+    # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
+    openmp = _openmp() if os.getpid() == _HOME else None
+    if openmp is not None:
+        openmp.GOMP_parallel(entry.address, arguments, threads, 0)
+        return
+    pool = _pool(os.getpid(), torch.get_num_threads())
+    for share in [pool.submit(entry.call, arguments) for _ in range(threads)]:
+        share.result()
 
 
 def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
