@@ -1,5 +1,6 @@
 // The entry points: all that Python sees. Each kernel takes one pointer to its arguments, and is
 // entered by several threads at once (work.h); it throws nothing and allocates nothing.
+#include "backward.h"
 #include "slow_fast.h"
 
 #if defined(_WIN32)
@@ -24,3 +25,5 @@ FW_EXPORT int fastweights_abi_version() { return 1; }
 FW_EXPORT int fastweights_vector_bytes() { return FW_VECTOR_BYTES; }
 
 FW_KERNEL(sgd_step, fastweights::SgdStep)
+FW_KERNEL(recurrence, fastweights::Recurrence)
+FW_KERNEL(recurrence_backward, fastweights::Recurrence)

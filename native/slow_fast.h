@@ -51,28 +51,28 @@ FW_INLINE void for_each_span(SlowFastStep& step, Span span) {
 // Calls body(offset, load, store) for a register of elements at a time; the last may be partial.
 template <class Real, class Body>
 FW_INLINE void for_each_register(int64_t first, int64_t end, Body body) {
-  using V = Lanes<Real>;
+  using V = Vec<Real>;
   int64_t i = first;
-  for (; i + V::count <= end; i += V::count) {
+  for (; i + kWidth<Real> <= end; i += kWidth<Real>) {
     body(
-        i, [](const Real* p) { return V::load(p); }, [](Real* p, V v) { v.store(p); });
+        i, [](const Real* p) { return fastweights::load(p); }, [](Real* p, V v) { fastweights::store(p, v); });
   }
   if (const int64_t n = end - i; n > 0) {
     body(
-        i, [n](const Real* p) { return V::load(p, n); }, [n](Real* p, V v) { v.store(p, n); });
+        i, [n](const Real* p) { return fastweights::load(p, n); }, [n](Real* p, V v) { fastweights::store(p, v, n); });
   }
 }
 
 template <class Real>
 void sgd_step(SgdStep& step) {
-  using V = Lanes<Real>;
-  const V sign = V::broadcast(Real(step.sign)), decay = V::broadcast(Real(step.weight_decay));
-  const V velocity_keep = V::broadcast(Real(step.velocity_keep));
-  const V velocity_gain = V::broadcast(Real(step.velocity_gain));
-  const V along_gradient = V::broadcast(Real(step.along_gradient));
-  const V along_velocity = V::broadcast(Real(step.along_velocity));
-  const V momentum = V::broadcast(Real(step.fast_momentum));
-  const V gain = V::broadcast(Real(-step.sign * step.fast_lr)), keep = V::broadcast(Real(step.keep));
+  using V = Vec<Real>;
+  const V sign = all<Real>(Real(step.sign)), decay = all<Real>(Real(step.weight_decay));
+  const V velocity_keep = all<Real>(Real(step.velocity_keep));
+  const V velocity_gain = all<Real>(Real(step.velocity_gain));
+  const V along_gradient = all<Real>(Real(step.along_gradient));
+  const V along_velocity = all<Real>(Real(step.along_velocity));
+  const V momentum = all<Real>(Real(step.fast_momentum));
+  const V gain = all<Real>(Real(-step.sign * step.fast_lr)), keep = all<Real>(Real(step.keep));
   for_each_span(step, [&](int64_t tensor, int64_t first, int64_t end) {
     Real* FW_RESTRICT const w = static_cast<Real*>(step.weights[tensor]);
     const Real* FW_RESTRICT const g = static_cast<const Real*>(step.gradients[tensor]);
@@ -82,10 +82,10 @@ void sgd_step(SgdStep& step) {
     Real* FW_RESTRICT const v = static_cast<Real*>(step.velocities[tensor]);
     for_each_register<Real>(first, end, [&](int64_t i, auto load, auto store) {
       const V raw = load(g + i), before = load(s + i);
-      const V gradient = fma(decay, before, sign * raw);
-      const V velocity = fma(velocity_keep, load(v + i), velocity_gain * gradient);
-      const V slow = before - fma(along_velocity, velocity, along_gradient * gradient);
-      const V update = fma(momentum, load(u + i), gain * raw);
+      const V gradient = decay * before + sign * raw;
+      const V velocity = velocity_keep * load(v + i) + velocity_gain * gradient;
+      const V slow = before - (along_velocity * velocity + along_gradient * gradient);
+      const V update = momentum * load(u + i) + gain * raw;
       const V fast = keep * (load(f + i) + update);
       store(v + i, velocity);
       store(s + i, slow);

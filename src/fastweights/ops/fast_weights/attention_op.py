@@ -39,6 +39,7 @@ __all__ = [
     "last_of",
     "norms_of",
     "past_the_end",
+    "rates_table",
     "run",
     "source_like",
     "source_of",
@@ -127,7 +128,7 @@ def run(
         if hebbian and state.history is not None:
             past = torch.cat([state.history, past])
     carried = 0 if past is None else past.shape[0] - 1
-    rates = _rates(decay, write_rate, state, carried, drive) if hebbian else like.new_zeros(1, 1, 1)
+    rates = rates_table(decay, write_rate, state, carried, drive) if hebbian else like.new_zeros(1, 1, 1)
     drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
@@ -163,7 +164,7 @@ def run(
     return output, LayerState(hidden, steps, history)
 
 
-def _rates(
+def rates_table(
     decay: Decay,
     write_rate: Tensor | float,
     state: LayerState | None,
