@@ -51,7 +51,7 @@ template <class Real> class Backward {
     Real *gradient;               // of the hidden vector at hand
     Real *dz, *dy;                // of the steps of a slice; work space
     Real *reads;                  // pairs of ȳ and v of the reads of a chunk or a slice
-    Real *factors;                // of each memory: by how much it gets them
+    Real *factors;                // by how much the memories get them
     Real *matrix, *dmatrix;
     Index *since;                 // at each step of the chunk, as in Forward
     Index forgets() const { return steps ? since[steps - 1] : -1; }
@@ -75,10 +75,12 @@ template <class Real> class Backward {
     scratch_.take(weight_pack_, Packed<Real>::size(p.width, p.width));
     scratch_.take(input_pack_, Packed<Real>::size(p.width, p.features));
     if (p.fixed) scratch_.take(fixed_pack_, Packed<Real>::size(p.width, p.width));
-    if (p.hebbian) rates_.lay_out(scratch_, p);
+    if (p.hebbian) {
+      rates_.lay_out(scratch_, p);
+      scratch_.take(scores_, 2 * p.rows());
+    }
     if (p.by_clock) scratch_.take(drates_, p.rows());
     scratch_.take(dinput_, kRows * p.padded_features);
-    scratch_.take(inputs_, slice_ * p.padded_features);
     scratch_.take(work_, p.padded);
     scratch_.take(scaled_, p.components ? reads_ * p.chunk * p.padded : 0);
     for (Sample &s : samples_) {
@@ -102,7 +104,7 @@ template <class Real> class Backward {
       used += whole<Real>(count);
     };
     take(sum_.weight, p.width * p.padded);
-    take(sum_.input_weight, p.width * p.padded_features);
+    take(sum_.input_weight, p.features * p.padded);
     take(sum_.fixed, p.fixed ? p.width * p.padded : 0);
     take(sum_.bias, p.padded);
     take(sum_.gain, p.padded);
@@ -136,7 +138,7 @@ template <class Real> class Backward {
       for (Index r = 0; r < count; ++r) begin_chunk(samples_[r], start);
       for (Index last = end; last > start;) {
         const Index begin = std::max(start, last - slice_);
-        begin_slice(count, start, begin, last);
+        begin_slice(count, begin, last);
         for (Index t = last - 1; t >= begin; --t) step(count, start, begin, last, t);
         for (Index r = 0; r < count; ++r) end_slice(samples_[r], start, begin, last);
         last = begin;
@@ -253,11 +255,10 @@ template <class Real> class Backward {
     if (s.forgets() < 0) sum_.fades[m * (p.chunk + 1) + n] += sum_of<Real>(dfade);
   }
 
-  void begin_slice(Index count, Index start, Index begin, Index end) {
+  void begin_slice(Index count, Index begin, Index end) {
     for (Index r = 0; r < count; ++r) {
       const Sample &s = samples_[r];
-      const Index rows = p.first_row() + std::min(end - start, s.steps);
-      if (pushes()) memset(s.factors, 0, rows * reads_ * slice_ * sizeof(Real));
+      if (pushes()) memset(s.factors, 0, (end - begin) * reads_ * p.rows() * sizeof(Real));
       memset(s.dz, 0, (end - begin) * p.padded * sizeof(Real));
     }
   }
@@ -265,6 +266,11 @@ template <class Real> class Backward {
   // The pair of ȳ and v of inner step i of step t; those of a slice follow on one another.
   Real *read_of(const Sample &s, Index start, Index begin, Index t, Index i) const {
     return s.reads + ((t - (p.components ? start : begin)) * p.steps + i) * 2 * p.padded;
+  }
+
+  // By how much the vectors in memory get the pairs of the reads of step t: a row for each.
+  Real *factors_of(const Sample &s, Index begin, Index t) const {
+    return s.factors + (t - begin) * reads_ * p.rows();
   }
 
   // From the gradient of h(t+1), in row k + 1, to that of h(t), in row k.
@@ -277,6 +283,7 @@ template <class Real> class Backward {
     for (Index r = 0; r < count; ++r) {
       Sample &s = samples_[r];
       if (t >= s.length) continue;
+      if (t > 0) fetch(s.number, t - 1);
       collect(s, start, begin, end, t, k);
       gradient[n] = s.gradient;
       from[n] = dz[n] = s.dz + (t - begin) * p.padded;
@@ -305,14 +312,21 @@ template <class Real> class Backward {
       Sample &s = *active[r];
       if (p.previous) continue;  // the gradient is already that of h(t)
       through_activation(s, s.gradient, s.dy, p.norm_preliminary, t, 0, 0);
-      for (Index j = 0; j < p.padded; j += kWidth<Real>)
-        store(dz[r] + j, load(dz[r] + j) + load(s.dy + j));
+      p.add(s.dy, dz[r]);
       p.clear(s.gradient);
     }
     product(n, p.width, from, 1, weight_, p.padded, gradient);
     if (p.call.dsource) to_source(n, active, from, t);
     for (Index r = 0; r < n; ++r)
       if (active[r]->since[t - start] == k) p.clear(active[r]->gradient);  // forgotten before step t
+  }
+
+  void fetch(Index sample, Index t) const {
+    const Index at = t * p.batch + sample;
+    if (p.call.doutput) prefetch(p.in(p.call.doutput) + at * p.width, p.width);
+    if (p.steps) prefetch(p.query(sample, t, 0), p.steps * p.width);
+    if (p.norms) prefetch(p.normed(sample, t, 0), p.norms * p.width);
+    if (p.call.input_weight) prefetch(p.in(p.call.source) + at * p.features, p.features);
   }
 
   // What the output and the memories send to h(t+1), beside what W sent.
@@ -322,19 +336,17 @@ template <class Real> class Backward {
     const bool kept = t + 1 < start + s.steps && s.since[t + 1 - start] != k + 1;
     if (kept) {
       const Real *memory = s.dhistory + (k + 1) * p.padded;
-      for (Index j = 0; j < p.padded; j += kWidth<Real>)
-        store(gradient + j, load(gradient + j) + load(memory + j));
+      p.add(memory, gradient);
       if (left > 0 && pushes()) {
-        const Real *a = s.factors + ((k + 1) * slice_ + t + 1 - begin) * reads_;
-        product(1, left * reads_, &a, 1,
+        const Real *a = factors_of(s, begin, t + 1) + k + 1;
+        product(1, left * reads_, &a, p.rows(),
                 Matrix<Real>::rows(read_of(s, start, begin, t + 1, 0), p.padded), p.padded,
                 &gradient);
       }
     }
     if (!p.call.doutput) return;
     p.widen(p.in(p.call.doutput) + (t * p.batch + s.number) * p.width, work_);
-    for (Index j = 0; j < p.padded; j += kWidth<Real>)
-      store(gradient + j, load(gradient + j) + load(work_ + j));
+    p.add(work_, gradient);
   }
 
   // From the gradient of h_i = f(LN y) or f(y), i inner steps done, to that of y.
@@ -393,14 +405,14 @@ template <class Real> class Backward {
       }
     if (sight.first >= sight.last) return;
     const Real *rates = rates_.of(p, s.number, sight);
-    Real *factors = pushes() ? s.factors + (t - begin) * reads_ + 2 * i : nullptr;
+    Real *factors = pushes() ? factors_of(s, begin, t) + 2 * i * p.rows() : scores_;
     Real *drates = nullptr;
     if (learns()) {
       drates = p.by_clock ? drates_ : sum_.rates + Rates<Real>::ages(p) - sight.last;
       if (p.by_clock) std::fill(drates_, drates_ + p.rows(), Real(0));
     }
     read_back(s.history, p.padded, sight.first, sight.last, rates, v, dy, s.gradient, factors,
-              reads_ * slice_, drates);
+              factors + p.rows(), drates);
     if (drates && p.by_clock) {
       Real *to = shares_rates() ? sum_.rates : p.out(p.call.drates);
       to += Rates<Real>::offset(p, s.number, sight);
@@ -431,15 +443,9 @@ template <class Real> class Backward {
     if (n <= 0) return;
     outer(p.width, n, s.dz, p.padded, s.history + row * p.padded, p.padded, p.padded, sum_.weight,
           p.padded);
-    for (Index k = 0; k < n; ++k)
-      for (Index j = 0; j < p.padded; j += kWidth<Real>)
-        store(sum_.bias + j, load(sum_.bias + j) + load(s.dz + k * p.padded + j));
+    for (Index k = 0; k < n; ++k) p.add(s.dz + k * p.padded, sum_.bias);
     if (p.call.input_weight) {
-      for (Index k = 0; k < n; ++k)
-        p.widen(p.in(p.call.source) + ((begin + k) * p.batch + s.number) * p.features,
-                inputs_ + k * p.padded_features, p.features);
-      outer(p.width, n, s.dz, p.padded, inputs_, p.padded_features, p.padded_features,
-            sum_.input_weight, p.padded_features);
+      to_input_weight(s, begin, n);
     }
     if (!p.steps) return;
     const Real *reads = read_of(s, start, begin, begin, 0);
@@ -452,10 +458,30 @@ template <class Real> class Backward {
       const Real *a[kRows];
       Real *out[kRows];
       for (Index r = 0; r < count; ++r) {
-        a[r] = s.factors + (i + r) * reads_ * slice_;
+        a[r] = s.factors + i + r;
         out[r] = s.dhistory + (i + r) * p.padded;
       }
-      product(count, n * reads_, a, 1, Matrix<Real>::rows(reads, p.padded), p.padded, out);
+      product(count, n * reads_, a, p.rows(), Matrix<Real>::rows(reads, p.padded), p.padded, out);
+    }
+  }
+
+  // C̄ᵀ, a row for each input, from n steps.
+  void to_input_weight(const Sample &s, Index begin, Index n) {
+    Index place[kSlice];
+    bool sparse = true;
+    const Index apart = p.batch * p.features;
+    const Real *x = p.in(p.call.source) + (begin * p.batch + s.number) * p.features;
+    for (Index k = 0; k < n && sparse; ++k) {
+      place[k] = one_hot(x + k * apart, p.features);
+      sparse = place[k] >= 0;
+    }
+    if (!sparse)
+      return outer(p.features, n, x, apart, s.dz, p.padded, p.padded, sum_.input_weight, p.padded);
+    for (Index k = 0; k < n; ++k) {
+      const Real value = x[k * apart + place[k]];
+      Real *to = sum_.input_weight + place[k] * p.padded;
+      for (Index j = 0; j < p.padded; j += kWidth<Real>)
+        store(to + j, load(to + j) + value * load(s.dz + k * p.padded + j));
     }
   }
 
@@ -463,9 +489,7 @@ template <class Real> class Backward {
   void end_chunk(Sample &s) {
     if (!s.steps) return;
     if (s.since[0] < 0) {  // not forgotten there
-      const Real *memory = s.dhistory + p.first_row() * p.padded;
-      for (Index j = 0; j < p.padded; j += kWidth<Real>)
-        store(s.gradient + j, load(s.gradient + j) + load(memory + j));
+      p.add(s.dhistory + p.first_row() * p.padded, s.gradient);
     }
     Index seen = 0;  // steps that read the matrix
     while (seen < s.steps && s.since[seen] < 0) ++seen;
@@ -507,7 +531,7 @@ template <class Real> class Backward {
   void gather() {
     if (!p.call.failed) {
       total(&Sums::weight, p.call.dweight, p.width, p.width, p.padded);
-      total(&Sums::input_weight, p.call.dinput_weight, p.width, p.features, p.padded_features);
+      total_of_inputs();
       total(&Sums::fixed, p.call.dfixed, p.width, p.width, p.padded);
       total(&Sums::bias, p.call.dinput_bias, 1, p.width, p.padded);
       total(&Sums::gain, p.call.dgain, 1, p.width, p.padded);
@@ -534,6 +558,18 @@ template <class Real> class Backward {
     }
   }
 
+  void total_of_inputs() {
+    Real *to = p.out(p.call.dinput_weight);
+    if (!to) return;
+    std::fill_n(to, p.width * p.features, Real(0));
+    for (Index group = 0; group < groups_; ++group) {
+      sum_places(static_cast<Real *>(p.call.sums[group]));
+      for (Index i = 0; i < p.width; ++i)
+        for (Index j = 0; j < p.features; ++j)
+          to[i * p.features + j] += sum_.input_weight[j * p.padded + i];
+    }
+  }
+
   void gather_rates() {
     if (p.components && p.call.dwrites) {  // a read sees the sum of all components
       for (Index group = 0; group < groups_; ++group) {
@@ -554,8 +590,8 @@ template <class Real> class Backward {
   Rates<Real> rates_;
   Matrix<Real> weight_, input_, fixed_;
   Real *gain_ = nullptr, *norm_bias_ = nullptr, *weight_pack_ = nullptr, *input_pack_ = nullptr,
-       *fixed_pack_ = nullptr, *drates_ = nullptr, *dinput_ = nullptr, *inputs_ = nullptr,
-       *work_ = nullptr, *scaled_ = nullptr, *sums_ = nullptr;
+       *fixed_pack_ = nullptr, *drates_ = nullptr, *dinput_ = nullptr, 
+       *work_ = nullptr, *scaled_ = nullptr, *sums_ = nullptr, *scores_ = nullptr;
   Sums sum_ = {};
   Sample samples_[kRows] = {};
 };

@@ -87,6 +87,7 @@ template <class Real> struct Problem {
   bool reset(Index t, Index sample) const {
     return call.resets && in<uint8_t>(call.resets)[t * batch + sample];
   }
+  Index source_width() const { return call.input_weight ? features : width; }
   // The row of a chunk's first hidden vector among the vectors in memory.
   Index first_row() const { return components ? 0 : carried; }
   Index rows() const { return first_row() + chunk; }
@@ -129,7 +130,16 @@ template <class Real> struct Problem {
   FW_INLINE Vec<Real> piece_of(Vec<Real> value, Index i) const {
     return i + kWidth<Real> < padded ? value : first<Real>(value, tail);
   }
-  void clear(Real *to) const { memset(to, 0, padded * sizeof(Real)); }
+  // Whole vectors. They are few: a call of memcpy would take longer.
+  FW_INLINE void copy(const Real *from, Real *to) const {
+    for (Index i = 0; i < padded; i += kWidth<Real>) store(to + i, load(from + i));
+  }
+  FW_INLINE void add(const Real *from, Real *to) const {
+    for (Index i = 0; i < padded; i += kWidth<Real>) store(to + i, load(to + i) + load(from + i));
+  }
+  FW_INLINE void clear(Real *to) const {
+    for (Index i = 0; i < padded; i += kWidth<Real>) store(to + i, Vec<Real>{});
+  }
 
   Vec<Real> activation(Vec<Real> x) const {
     if (!tanh) return relu<Real>(x);
@@ -144,6 +154,18 @@ template <class Real> struct Problem {
   const Index norms;
   const bool by_clock;
 };
+
+// Where the one number that is not zero stands, as in a one-hot input; negative if there is not
+// just one.
+template <class Real> FW_INLINE Index one_hot(const Real *x, Index count) {
+  Vec<Real> found{}, place{}, here = counting<Real>();
+  for (Index i = 0; i < count; i += kWidth<Real>, here += Real(kWidth<Real>)) {
+    const Vec<Real> piece = count - i < kWidth<Real> ? load(x + i, count - i) : load(x + i);
+    found += piece != 0 ? all<Real>(1) : Vec<Real>{};
+    place += piece != 0 ? here : Vec<Real>{};
+  }
+  return sum_of<Real>(found) == 1 ? Index(sum_of<Real>(place)) : -1;
+}
 
 // Samples of each of at most `most` groups: as many as share a vector of a matrix, unless so few
 // would leave threads with nothing to do. It depends on the batch alone, so that sums over groups

@@ -17,6 +17,14 @@ template <class Real> void fill_norm(const Problem<Real> &p, Real *gain, Real *b
   if (p.call.norm_bias) p.widen(p.in(p.call.norm_bias), bias);
 }
 
+template <class Real> bool is_finite(const Real *x, Index count) {
+  Vec<Real> zero{};
+  Index i = 0;
+  for (; i + kWidth<Real> <= count; i += kWidth<Real>) zero += load(x + i) - load(x + i);
+  for (; i < count; ++i) zero[0] += x[i] - x[i];
+  return sum_of<Real>(zero) == 0;
+}
+
 template <class Real> class Forward {
  public:
   explicit Forward(Recurrence &call) : p(call) {}
@@ -49,7 +57,10 @@ template <class Real> class Forward {
     scratch_.take(weight_pack_, Packed<Real>::size(p.width, p.width));
     scratch_.take(input_pack_, Packed<Real>::size(p.features, p.width));
     if (p.fixed) scratch_.take(fixed_pack_, Packed<Real>::size(p.width, p.width));
-    if (p.hebbian) rates_.lay_out(scratch_, p);
+    if (p.hebbian) {
+      rates_.lay_out(scratch_, p);
+      scratch_.take(scores_, p.rows());
+    }
     scratch_.take(scratch_rows_, (p.components ? p.chunk : 1) * p.padded);
     for (Sample &s : samples_) {
       scratch_.take(s.history, (p.rows() + 1) * p.padded);
@@ -69,6 +80,7 @@ template <class Real> class Forward {
     if (p.call.input_weight)
       input_ = Packed<Real>::make(p.in(p.call.input_weight), p.features, width, 1, p.features,
                                   input_pack_);
+    finite_ = is_finite(p.in(p.call.input_weight), width * p.features);
     if (p.fixed) fixed_ = Packed<Real>::make(p.in(p.call.fixed), width, width, 1, width, fixed_pack_);
     if (p.hebbian) rates_.fill(p);
   }
@@ -137,8 +149,8 @@ template <class Real> class Forward {
   // h(t+1), the vector in row k + 1, from h(t) in row k, for all samples that are not at their end.
   void step(Index count, Index t, Index k) {
     Sample *active[kRows];
-    const Real *hidden[kRows], *input[kRows];
-    Real *z[kRows];
+    const Real *hidden[kRows] = {}, *input[kRows] = {};
+    Real *z[kRows] = {};
     Index n = 0;
     for (Index r = 0; r < count; ++r) {
       Sample &s = samples_[r];
@@ -148,10 +160,11 @@ template <class Real> class Forward {
         p.clear(row);
         s.since = k;
       }
-      const Index at = t * p.batch + s.number;
+      const Index at = t * p.batch + s.number, features = p.source_width();
+      if (t + 1 < s.length) prefetch(p.in(p.call.source) + (at + p.batch) * features, features);
       if (p.call.input_weight) {
         input[n] = p.in(p.call.source) + at * p.features;
-        memcpy(s.z, bias_, p.padded * sizeof(Real));
+        p.copy(bias_, s.z);
       } else {
         p.widen(p.in(p.call.source) + at * p.width, s.z);
       }
@@ -160,13 +173,13 @@ template <class Real> class Forward {
       active[n++] = &s;
     }
     product(n, p.width, hidden, 1, weight_, p.padded, z);
-    if (p.call.input_weight) product(n, p.features, input, 1, input_, p.padded, z);
+    if (p.call.input_weight) add_input(n, input, z);
     for (Index r = 0; r < n; ++r) preliminary(*active[r], t, hidden[r]);
     for (Index i = 0; i < p.steps; ++i) {
       for (Index r = 0; r < n; ++r) {
         Sample &s = *active[r];
-        if (p.call.kept) keep(s.v, p.query(s.number, t, i));
-        memcpy(s.y, s.z, p.padded * sizeof(Real));
+        if (p.call.kept) p.copy(s.v, p.query(s.number, t, i));  // the next one covers what runs over
+        p.copy(s.z, s.y);
         if (p.hebbian) remember(s, k);
       }
       if (p.fixed) {
@@ -180,13 +193,30 @@ template <class Real> class Forward {
     }
     for (Index r = 0; r < n; ++r) {
       const Sample &s = *active[r];
-      memcpy(s.history + (k + 1) * p.padded, s.v, p.padded * sizeof(Real));
+      p.copy(s.v, s.history + (k + 1) * p.padded);
       p.narrow(s.v, p.out(p.call.output) + (t * p.batch + s.number) * p.width);
     }
   }
 
+  // z += C x. Where all inputs are one-hot, a column of C is enough, and to the same bit, unless C
+  // holds infinities.
+  void add_input(Index n, const Real *const *input, Real *const *z) {
+    Index place[kRows];
+    bool sparse = finite_;
+    for (Index r = 0; r < n && sparse; ++r) {
+      place[r] = one_hot(input[r], p.features);
+      sparse = place[r] >= 0;
+    }
+    if (!sparse) return product(n, p.features, input, 1, input_, p.padded, z);
+    for (Index r = 0; r < n; ++r) {
+      const Real *x = input[r] + place[r];
+      const Matrix<Real> column{input_.data + place[r] * input_.stride, input_.stride, input_.panel};
+      product(1, 1, &x, 1, column, p.padded, z + r);
+    }
+  }
+
   void preliminary(Sample &s, Index t, const Real *hidden) {
-    if (p.previous) memcpy(s.v, hidden, p.padded * sizeof(Real));
+    if (p.previous) p.copy(hidden, s.v);
     else activate(s, s.z, p.norm_preliminary, t, 0);
   }
 
@@ -203,7 +233,8 @@ template <class Real> class Forward {
                 Matrix<Real>::rows(s.matrix + m * p.width * p.padded, p.padded), p.padded, &s.y);
       }
     if (sight.first < sight.last)
-      read(s.history, p.padded, sight.first, sight.last, rates_.of(p, s.number, sight), s.v, s.y);
+      read(s.history, p.padded, sight.first, sight.last, rates_.of(p, s.number, sight), s.v, s.y,
+           scores_);
   }
 
   // v = f(LN x), or f(x).
@@ -230,11 +261,6 @@ template <class Real> class Forward {
     if (kept) p.scale(s.number, t, number) = scale;
   }
 
-  // Whole vectors; what runs over is overwritten by the next one kept.
-  void keep(const Real *from, Real *to) const {
-    for (Index i = 0; i < p.padded; i += kWidth<Real>) store(to + i, load(from + i));
-  }
-
   void finish(Sample &s) {
     Real *output = p.out(p.call.output);
     for (Index t = s.length; t < p.length; ++t)
@@ -257,11 +283,12 @@ template <class Real> class Forward {
   }
 
   Problem<Real> p;
+  bool finite_ = true;
   Scratch scratch_;
   Rates<Real> rates_;
   Matrix<Real> weight_, input_, fixed_;
   Real *bias_ = nullptr, *gain_ = nullptr, *norm_bias_ = nullptr, *weight_pack_ = nullptr,
-       *input_pack_ = nullptr, *fixed_pack_ = nullptr, *scratch_rows_ = nullptr;
+       *input_pack_ = nullptr, *fixed_pack_ = nullptr, *scratch_rows_ = nullptr, *scores_ = nullptr;
   Sample samples_[kRows] = {};
 };
 

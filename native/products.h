@@ -6,7 +6,8 @@
 namespace fastweights { inline namespace FW_SET {
 
 // Rows and vectors of one block of sums. With 32 registers sixteen sums, four vectors of the
-// matrix and the numbers on their way fit; with 16 registers eight do.
+// matrix and the numbers on their way fit; with 16 registers eight do. A single row takes twice the
+// vectors, since a sum waits for the one before.
 constexpr Index kRows = 4;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr Index kVectors = 4;
@@ -14,28 +15,8 @@ constexpr Index kVectors = 4;
 constexpr Index kVectors = 2;
 #endif
 
-// out[r][:] += Σ_k a[r][k · step] · matrix[k][:], for `rows` rows and `vectors` vectors.
-template <class Real, Index rows, Index vectors>
-FW_INLINE void block(Index terms, const Real *const *a, Index step, const Real *matrix,
-                              Index stride, Real *const *out, Index column) {
-  constexpr Index width = kWidth<Real>;
-  Vec<Real> sum[rows][vectors];
-  for (Index r = 0; r < rows; ++r)
-    for (Index v = 0; v < vectors; ++v) sum[r][v] = load(out[r] + column + v * width);
-  for (Index k = 0; k < terms; ++k) {
-    Vec<Real> line[vectors];
-    for (Index v = 0; v < vectors; ++v) line[v] = load(matrix + k * stride + v * width);
-    for (Index r = 0; r < rows; ++r) {
-      const Vec<Real> factor = all(a[r][k * step]);
-      for (Index v = 0; v < vectors; ++v) sum[r][v] += factor * line[v];
-    }
-  }
-  for (Index r = 0; r < rows; ++r)
-    for (Index v = 0; v < vectors; ++v) store(out[r] + column + v * width, sum[r][v]);
-}
-
-// A matrix whose rows are the terms of a product: row k begins at data + k · stride within each
-// panel of kVectors vectors, and panels are `panel` numbers apart.
+// A matrix whose rows are the terms of a product, in panels of kVectors vectors: row k of a panel
+// begins at data + k · stride, and panels are `panel` numbers apart.
 template <class Real> struct Matrix {
   const Real *data;
   Index stride, panel;
@@ -45,22 +26,44 @@ template <class Real> struct Matrix {
   }
 };
 
+// out[r][:] += Σ_k a[r][k · step] · matrix[k][:], for `rows` rows and `vectors` vectors.
+template <class Real, Index rows, Index vectors>
+FW_INLINE void block(Index terms, const Real *const *a, Index step, Matrix<Real> matrix,
+                     Real *const *out, Index column) {
+  constexpr Index width = kWidth<Real>;
+  Vec<Real> sum[rows][vectors];
+  for (Index r = 0; r < rows; ++r)
+    for (Index v = 0; v < vectors; ++v) sum[r][v] = load(out[r] + column + v * width);
+  for (Index k = 0; k < terms; ++k) {
+    Vec<Real> line[vectors];
+    for (Index v = 0; v < vectors; ++v)
+      line[v] = load(matrix.data + v / kVectors * matrix.panel + v % kVectors * width);
+    matrix.data += matrix.stride;
+    for (Index r = 0; r < rows; ++r) {
+      const Vec<Real> factor = all(a[r][k * step]);
+      for (Index v = 0; v < vectors; ++v) sum[r][v] += factor * line[v];
+    }
+  }
+  for (Index r = 0; r < rows; ++r)
+    for (Index v = 0; v < vectors; ++v) store(out[r] + column + v * width, sum[r][v]);
+}
+
+template <class Real, Index rows, Index vectors>
+FW_INLINE void block_of(Index count, Index terms, const Real *const *a, Index step,
+                        Matrix<Real> matrix, Real *const *out, Index column) {
+  if constexpr (vectors > 1)
+    if (count < vectors)
+      return block_of<Real, rows, vectors - 1>(count, terms, a, step, matrix, out, column);
+  block<Real, rows, vectors>(terms, a, step, matrix, out, column);
+}
+
 template <class Real, Index rows>
 void product_of(Index terms, const Real *const *a, Index step, Matrix<Real> matrix, Index columns,
                 Real *const *out) {
-  constexpr Index width = kWidth<Real>;
-  const Index vectors = columns / width;
-  for (Index done = 0; done < vectors; done += kVectors) {
-    const Real *panel = matrix.data + done / kVectors * matrix.panel;
-    switch (vectors - done) {
-      case 1: block<Real, rows, 1>(terms, a, step, panel, matrix.stride, out, done * width); break;
-#if defined(__AVX512F__) || defined(__aarch64__)
-      case 2: block<Real, rows, 2>(terms, a, step, panel, matrix.stride, out, done * width); break;
-      case 3: block<Real, rows, 3>(terms, a, step, panel, matrix.stride, out, done * width); break;
-#endif
-      default:
-        block<Real, rows, kVectors>(terms, a, step, panel, matrix.stride, out, done * width);
-    }
+  constexpr Index width = kWidth<Real>, most = rows == 1 ? 2 * kVectors : kVectors;
+  for (Index column = 0; column < columns; column += most * width) {
+    block_of<Real, rows, most>((columns - column) / width, terms, a, step, matrix, out, column);
+    matrix.data += most / kVectors * matrix.panel;
   }
 }
 

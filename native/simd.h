@@ -30,7 +30,9 @@
 // A namespace of its own for each instruction set: were two ever linked into one program, no
 // function of one may stand in for the other's.
 #if defined(__AVX512F__)
+#ifndef FW_VECTOR_BYTES
 #define FW_VECTOR_BYTES 64
+#endif
 #define FW_SET avx512
 #elif defined(__AVX2__)
 #define FW_VECTOR_BYTES 32
@@ -71,7 +73,7 @@ template <class Real> FW_INLINE Vec<Real> load(const Real *p) {
 template <class Real> FW_INLINE void store(Real *p, Vec<Real> x) { memcpy(p, &x, sizeof x); }
 
 // The first n < kWidth lanes; the others are zero, or left alone in memory.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && FW_VECTOR_BYTES == 64
 FW_INLINE Vec<float> load(const float *p, Index n) {
   return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
 }
@@ -114,50 +116,80 @@ template <class Real> FW_INLINE void store(Real *p, Vec<Real> x, Index n) {
 }
 #endif
 
+// A row that is wanted a step later. Those of one sample stand far apart, which no cache foresees.
+template <class Real> FW_INLINE void prefetch(const Real *row, Index count) {
+  for (Index i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(row + i);
+  __builtin_prefetch(row + count - 1);
+}
+
 template <class Real> FW_INLINE Vec<Real> relu(Vec<Real> x) {
   return x <= 0 ? Vec<Real>{} : x;  // like torch.relu, it hands NaN on
 }
 
-// Lanes start, start + step, ...
-template <class Real, int start, int step> FW_INLINE typename Register<Real>::Integers counting() {
+// 0, 1, 2, ...
+template <class Real> FW_INLINE Vec<Real> counting() {
   return []<int... i>(std::integer_sequence<int, i...>) {
-    return typename Register<Real>::Integers{(start + step * i)...};
+    return Vec<Real>{Real(i)...};
   }(std::make_integer_sequence<int, int(kWidth<Real>)>{});
 }
 
 // The first n lanes; the others zero.
 template <class Real> FW_INLINE Vec<Real> first(Vec<Real> x, Index n) {
-  const auto lanes = counting<Real, 0, 1>();
-  return lanes < decltype(lanes[0] + 0)(n) ? x : Vec<Real>{};
+  return counting<Real>() < Real(n) ? x : Vec<Real>{};
 }
 
-// Sums of neighbouring lanes, those of a before those of b.
-template <class Real> FW_INLINE Vec<Real> pair_sums(Vec<Real> a, Vec<Real> b) {
-#if defined(__clang__)
+// So many lanes, as many as a register has or fewer.
+template <class Real, Index lanes> struct Part {
+  typedef Real Type __attribute__((vector_size(lanes * sizeof(Real))));
+  typedef decltype(typename Register<Real>::Integers{}[0] + 0) Integer;
+  typedef Integer Integers __attribute__((vector_size(lanes * sizeof(Real))));
+};
+
+template <class Lanes, class Real> FW_INLINE Lanes load_all(const Real *p) {
+  Lanes x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+template <class Lanes, class Real> FW_INLINE void store_all(Real *p, Lanes x) {
+  memcpy(p, &x, sizeof x);
+}
+
+// Of groups of `apart` lanes, every other one of a and those between of b, each with what stands
+// beside it in its vector added.
+template <class Real, Index lanes, int apart>
+FW_INLINE auto pair_sums(typename Part<Real, lanes>::Type a, typename Part<Real, lanes>::Type b) {
   return [&]<int... i>(std::integer_sequence<int, i...>) {
-    return __builtin_shufflevector(a, b, (2 * i)...) +
-           __builtin_shufflevector(a, b, (2 * i + 1)...);
-  }(std::make_integer_sequence<int, int(kWidth<Real>)>{});
+    constexpr int n = lanes;
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, (i & apart ? n + i : i)...) +
+           __builtin_shufflevector(a, b, (i & apart ? n + i - apart : i + apart)...);
 #else
-  return __builtin_shuffle(a, b, counting<Real, 0, 2>()) +
-         __builtin_shuffle(a, b, counting<Real, 1, 2>());
+    using Integers = typename Part<Real, lanes>::Integers;
+    return __builtin_shuffle(a, b, Integers{(i & apart ? n + i : i)...}) +
+           __builtin_shuffle(a, b, Integers{(i & apart ? n + i - apart : i + apart)...});
 #endif
+  }(std::make_integer_sequence<int, int(lanes)>{});
 }
 
 // Lane i of the result is the sum of all lanes of x[i]; count is a power of two up to the width.
-template <class Real, Index count> FW_INLINE Vec<Real> sums(const Vec<Real> *x) {
-  static_assert(count <= kWidth<Real>);
-  Vec<Real> left[count];
-  for (Index i = 0; i < count; ++i) left[i] = x[i];
-  FW_UNROLL(8)
-  for (Index half = count / 2; half > 0; half /= 2) {
-    FW_UNROLL(8)
-    for (Index i = 0; i < half; ++i) left[i] = pair_sums<Real>(left[2 * i], left[2 * i + 1]);
+template <class Real, Index count, Index lanes = kWidth<Real>, int apart = 1>
+FW_INLINE auto sums(const typename Part<Real, lanes>::Type *x) {
+  if constexpr (lanes > count * apart) {  // halves onto each other first, they are shorter
+    typename Part<Real, lanes / 2>::Type half[count];
+    for (Index i = 0; i < count; ++i) {
+      typename Part<Real, lanes / 2>::Type two[2];
+      memcpy(two, x + i, sizeof two);
+      half[i] = two[0] + two[1];
+    }
+    return sums<Real, count, lanes / 2>(half);
+  } else if constexpr (count == 1) {
+    return x[0];
+  } else {
+    typename Part<Real, lanes>::Type half[count / 2];
+    for (Index i = 0; i < count / 2; ++i)
+      half[i] = pair_sums<Real, lanes, apart>(x[2 * i], x[2 * i + 1]);
+    return sums<Real, count / 2, lanes, 2 * apart>(half);
   }
-  Vec<Real> sum = left[0];
-  FW_UNROLL(8)
-  for (Index parts = kWidth<Real> / count; parts > 1; parts /= 2) sum = pair_sums<Real>(sum, sum);
-  return sum;
 }
 
 template <class Real> FW_INLINE Real sum_of(Vec<Real> x) { return sums<Real, 1>(&x)[0]; }
