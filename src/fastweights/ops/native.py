@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
 from fastweights import ops
-from fastweights.ops.threads import run_on_threads
+from fastweights.ops.threads import Kernel, run_on_threads
 
-__all__ = ["Kernel", "Work", "kernel", "missing_reason", "run", "vector_bytes"]
+__all__ = ["Work", "kernel", "missing_reason", "run", "vector_bytes"]
 
 ABI_VERSION = 1  # as in native/library.cpp: one more with every change to a kernel's arguments
 
 _SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
-
-logger = logging.getLogger("fastweights")
 
 
 class Work(ctypes.Structure):
@@ -52,13 +48,6 @@ class Work(ctypes.Structure):
     )
 
 
-class Kernel(NamedTuple):
-    """A function of the library, to call and as an address."""
-
-    call: Any
-    address: int
-
-
 def run(kernel: Kernel, arguments: Work, threads: int = 1) -> None:
     """Enter a kernel with its arguments on so many threads, or fewer, and wait for all.
 
@@ -68,10 +57,7 @@ def run(kernel: Kernel, arguments: Work, threads: int = 1) -> None:
             ``done`` are zero. Whatever its addresses point to must live until this returns.
         threads: of :func:`fastweights.ops.threads.threads_for`.
     """
-    if threads == 1:
-        kernel.call(ctypes.byref(arguments))
-    else:
-        run_on_threads(threads, kernel, ctypes.addressof(arguments))
+    run_on_threads(threads, kernel, ctypes.addressof(arguments))
 
 
 @functools.cache
