@@ -100,6 +100,11 @@ def missing_reason() -> str | None:
     return _load()[1]
 
 
+# What torch.compiler.assume_constant_result does, which would import all of the compiler: a traced
+# call finds the answer, and does not try to trace how a library is loaded.
+missing_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _library() -> ctypes.CDLL:
     library, reason = _load()
     if library is None:

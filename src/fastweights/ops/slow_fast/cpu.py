@@ -49,8 +49,6 @@ def why_not(tensors: Iterable[Tensor]) -> str | None:
         >>> why_not([torch.zeros(3)]), why_not([torch.zeros(3, dtype=torch.bfloat16)])
         (None, 'a tensor is torch.bfloat16, not float32 or float64')
     """
-    if (reason := native.missing_reason()) is not None:
-        return reason
     for tensor in tensors:
         if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
             return f"a tensor is a {type(tensor).__name__}"
@@ -60,7 +58,7 @@ def why_not(tensors: Iterable[Tensor]) -> str | None:
             return f"a tensor is {tensor.dtype}, not float32 or float64"
         if not tensor.is_contiguous():
             return "a tensor is not contiguous"
-    return None
+    return native.missing_reason()
 
 
 def sgd_step(
