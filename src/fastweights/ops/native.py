@@ -11,8 +11,9 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
@@ -41,7 +42,7 @@ class Work(ctypes.Structure):
         0
     """
 
-    _fields_ = (
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = (
         ("claimed", ctypes.c_int64),
         ("came", ctypes.c_int64),
         ("done", ctypes.c_int64),
