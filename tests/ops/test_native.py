@@ -64,7 +64,7 @@ def test_a_lower_set_or_a_later_folder_serves_where_the_first_does_not(tmp_path:
     first, second = tmp_path / "a", tmp_path / "b"
     first.mkdir()
     second.mkdir()
-    (good,) = {path for folder in FOLDERS[:1] for path in folder.glob("lib*baseline*")}
+    good = next(path for folder in FOLDERS for path in folder.glob("lib*baseline*"))
     (first / good.name.replace("baseline", "avx2")).write_bytes(b"not a library")
     assert native.load(["avx2", "baseline"], [first, second])[0] is None
     shutil.copy(good, second)
@@ -72,6 +72,16 @@ def test_a_lower_set_or_a_later_folder_serves_where_the_first_does_not(tmp_path:
     assert reason is None
     assert library is not None
     assert Path(library._name).parent == second
+
+
+def test_of_two_the_one_built_last_is_taken(tmp_path: Path) -> None:
+    good = next(path for folder in FOLDERS for path in folder.glob("lib*baseline*"))
+    for folder, built in (("a", 2), ("b", 3), ("c", 1)):
+        (tmp_path / folder).mkdir()
+        os.utime(shutil.copy(good, tmp_path / folder), (built, built))
+    library, _ = native.load(["baseline"], [tmp_path / folder for folder in "abc"])
+    assert library is not None
+    assert Path(library._name).parent == tmp_path / "b"
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,15 +127,14 @@ def load(
     Args:
         instruction_sets: the best first.
         folders: where to look. An editable installation has two: beside the sources, where
-            CMake alone puts it, and where ``pip`` puts it.
+            CMake alone puts it, and where ``pip`` puts it. The one built last is taken.
     """
     found: list[str] = []
     folders = list(folders)
     for instruction_set in instruction_sets:
-        for folder in folders:
-            path = folder / f"libfastweights_{instruction_set}{_SUFFIX}"
-            if not path.exists():
-                continue
+        name = f"libfastweights_{instruction_set}{_SUFFIX}"
+        paths = [folder / name for folder in folders if (folder / name).is_file()]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
             try:
                 library = ctypes.CDLL(os.fspath(path))
                 version = library.fastweights_abi_version()
@@ -148,6 +147,6 @@ def load(
     what = "; ".join(found) or f"none are in {' or '.join(map(str, folders))}"
     return None, (
         f"the compiled kernels are missing: {what}. Install a C++ compiler (g++ 11 or clang 14, or "
-        "newer), then fastweights again, with pip install --force-reinstall --no-cache-dir "
-        "--no-deps"
+        "newer), then fastweights again, with pip install --force-reinstall --no-deps "
+        "--no-cache-dir (and -v, should there be a compiler already)"
     )
