@@ -74,12 +74,12 @@ void sgd_step(SgdStep& step) {
   const V momentum = all<Real>(Real(step.fast_momentum));
   const V gain = all<Real>(Real(-step.sign * step.fast_lr)), keep = all<Real>(Real(step.keep));
   for_each_span(step, [&](int64_t tensor, int64_t first, int64_t end) {
-    Real* FW_RESTRICT const w = static_cast<Real*>(step.weights[tensor]);
-    const Real* FW_RESTRICT const g = static_cast<const Real*>(step.gradients[tensor]);
-    Real* FW_RESTRICT const s = static_cast<Real*>(step.slow[tensor]);
-    Real* FW_RESTRICT const f = static_cast<Real*>(step.fast[tensor]);
-    Real* FW_RESTRICT const u = static_cast<Real*>(step.updates[tensor]);
-    Real* FW_RESTRICT const v = static_cast<Real*>(step.velocities[tensor]);
+    Real* const w = static_cast<Real*>(step.weights[tensor]);
+    const Real* const g = static_cast<const Real*>(step.gradients[tensor]);
+    Real* const s = static_cast<Real*>(step.slow[tensor]);
+    Real* const f = static_cast<Real*>(step.fast[tensor]);
+    Real* const u = static_cast<Real*>(step.updates[tensor]);
+    Real* const v = static_cast<Real*>(step.velocities[tensor]);
     for_each_register<Real>(first, end, [&](int64_t i, auto load, auto store) {
       const V raw = load(g + i), before = load(s + i);
       const V gradient = decay * before + sign * raw;

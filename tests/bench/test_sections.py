@@ -151,7 +151,7 @@ def test_nothing_is_shown_of_a_case_that_disagrees() -> None:
 
 
 def test_optimizer_tables() -> None:
-    both = {"alone": times(1.0), "foreach": times(2.5), "numba": times(1.8)}
+    both = {"alone": times(1.0), "foreach": times(2.5), "native": times(1.8)}
     rows = [
         {"case": "sgd-1e4", "threads": 1, "slow": "sgd", "milliseconds": both, "load": 3.0},
         {

@@ -12,7 +12,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from fastweights.ops import dispatch
-from fastweights.ops.slow_fast import numba_cpu
+from fastweights.ops.slow_fast import cpu
 from fastweights.optim import SlowFast
 
 FAST = {"lr": 0.03, "momentum": 0.5, "decay": 0.01}
@@ -37,17 +37,17 @@ def sgd(params: Any, **options: Any) -> torch.optim.SGD:
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tensors each call of the fused kernel moved."""
     calls: list[int] = []
-    step = numba_cpu.sgd_step
+    step = cpu.sgd_step
 
     def counted(*columns: Any, **options: Any) -> None:
         calls.append(len(columns[0]))
         step(*columns, **options)
 
-    monkeypatch.setattr(numba_cpu, "sgd_step", counted)
+    monkeypatch.setattr(cpu, "sgd_step", counted)
     return calls
 
 
-@pytest.mark.parametrize("backend", ["auto", "numba"])
+@pytest.mark.parametrize("backend", ["auto", "native"])
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_with_momentum_on_the_cpu_is_fused(
     backend: str, nesterov: bool, fused: list[int]
@@ -62,7 +62,7 @@ def test_sgd_with_momentum_on_the_cpu_is_fused(
 
 def test_parameters_that_learn_later_start_as_sgd_starts_them(fused: list[int]) -> None:
     results = []
-    for backend in ("numba", "foreach"):
+    for backend in ("native", "foreach"):
         params = parameters(torch.float64)
         optimizer = SlowFast(sgd(params, dampening=0.5), **FAST, backend=backend)
         late, params[1].grad = params[1].grad, None
@@ -125,20 +125,20 @@ def test_other_steps_are_not_fused_and_say_why(
 
 
 def test_a_backend_that_cannot_run_is_refused_before_anything_moves() -> None:
-    with pytest.raises(ValueError, match=r"backend='numba' cannot run this slow_optimizer.*AdamW"):
-        SlowFast(torch.optim.AdamW(parameters()), **FAST, backend="numba")
+    with pytest.raises(ValueError, match=r"backend='native' cannot run this slow_optimizer.*AdamW"):
+        SlowFast(torch.optim.AdamW(parameters()), **FAST, backend="native")
     with pytest.raises(ValueError, match=r"backend must be one of 'auto'.*got 'cuda'"):
         SlowFast(sgd(parameters()), **FAST, backend="cuda")
     params = parameters(torch.bfloat16)
     before = [p.detach().clone() for p in params]
-    optimizer = SlowFast(sgd(params), **FAST, backend="numba")
-    with pytest.raises(ValueError, match=r"backend='numba' cannot run this.*bfloat16"):
+    optimizer = SlowFast(sgd(params), **FAST, backend="native")
+    with pytest.raises(ValueError, match=r"backend='native' cannot run this.*bfloat16"):
         optimizer.step()
     assert all(map(torch.equal, before, params))
     assert not optimizer.slow_optimizer.state
 
 
-@pytest.mark.parametrize("backend", ["foreach", "numba"])
+@pytest.mark.parametrize("backend", ["foreach", "native"])
 @pytest.mark.parametrize("rehearsing", [False, True])
 def test_a_step_makes_no_tensor(backend: str, rehearsing: bool) -> None:
     optimizer = SlowFast(sgd(parameters(), foreach=True), **FAST, backend=backend)

@@ -408,7 +408,7 @@ def test_weights_of_a_stranger_are_refused() -> None:
             ask(stranger)
 
 
-@pytest.mark.parametrize("backend", ["auto", "foreach", "reference", "numba"])
+@pytest.mark.parametrize("backend", ["auto", "foreach", "reference", "native"])
 def test_sparse_gradients_are_refused_before_anything_moves(backend: str) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Embedding(5, 2, sparse=True))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -87,7 +87,7 @@ def measure(case: _Case, threads: int, settings: Settings) -> dict[str, Any]:
     """
     backends = ["foreach"]
     if case.slow == "sgd" and settings.device == "cpu":  # what "auto" takes there
-        backends.append("numba")
+        backends.append("native")
     for backend in backends:
         _check(case.slow, backend)
     build = SLOW[case.slow]
@@ -146,12 +146,12 @@ def _section(report: dict[str, Any]) -> Section:
                 row["case"],
                 str(row["threads"]),
                 f"{alone['median']:.3g} ({alone['low']:.3g} to {alone['high']:.3g})",
-                *(f"{ratios[b]:.2f}×" if b in ratios else "–" for b in ("foreach", "numba")),
+                *(f"{ratios[b]:.2f}×" if b in ratios else "–" for b in ("foreach", "native")),
                 load_text(row),
             ]
         )
         if row["slow"] == "sgd":
-            taken = ratios.get("numba", ratios["foreach"])
+            taken = ratios.get("native", ratios["foreach"])
             goal = "a step, beside SGD with momentum alone"
             goals.append(Goal(label_of(row), goal, f"≤ {GOAL}×", f"{taken:.2f}×", taken <= GOAL))
     times_table = Table(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from fastweights.ops import native
+
 __all__ = ["choose_backend"]
 
 logger = logging.getLogger("fastweights")
@@ -46,6 +48,8 @@ def choose_backend(
             if not torch.compiler.is_compiling():  # which traces no logs, and warns of caches
                 _say_once(operation, name, tuple(refused))
             return name
+        if not torch.compiler.is_compiling() and reason == native.missing_reason():
+            _warn_once(reason)
         refused.append(f"{name}: {reason}")
     raise ValueError(f"no backend can run this {operation}: {'; '.join(refused)}")
 
@@ -54,3 +58,8 @@ def choose_backend(
 def _say_once(operation: str, chosen: str, refused: tuple[str, ...]) -> None:
     why = f" ({'; '.join(refused)})" if refused else ""
     logger.info("%s: backend %s%s", operation, chosen, why)
+
+
+@functools.cache
+def _warn_once(missing: str) -> None:
+    logger.warning("fastweights runs without its fast kernels on this machine: %s", missing)

@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 
 from fastweights import ops
-from fastweights.ops.threads import run_on_threads
+from fastweights.ops.threads import Kernel, run_on_threads
 
-__all__ = ["Kernel", "Work", "kernel", "missing_reason", "run", "vector_bytes"]
+__all__ = ["Work", "kernel", "missing_reason", "run", "vector_bytes"]
 
 ABI_VERSION = 1  # as in native/library.cpp: one more with every change to a kernel's arguments
 
 _SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
-
-logger = logging.getLogger("fastweights")
 
 
 class Work(ctypes.Structure):
@@ -45,18 +42,11 @@ class Work(ctypes.Structure):
         0
     """
 
-    _fields_ = (
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = (
         ("claimed", ctypes.c_int64),
         ("came", ctypes.c_int64),
         ("done", ctypes.c_int64),
     )
-
-
-class Kernel(NamedTuple):
-    """A function of the library, to call and as an address."""
-
-    call: Any
-    address: int
 
 
 def run(kernel: Kernel, arguments: Work, threads: int = 1) -> None:
@@ -68,10 +58,7 @@ def run(kernel: Kernel, arguments: Work, threads: int = 1) -> None:
             ``done`` are zero. Whatever its addresses point to must live until this returns.
         threads: of :func:`fastweights.ops.threads.threads_for`.
     """
-    if threads == 1:
-        kernel.call(ctypes.byref(arguments))
-    else:
-        run_on_threads(threads, kernel, ctypes.addressof(arguments))
+    run_on_threads(threads, kernel, ctypes.addressof(arguments))
 
 
 @functools.cache
@@ -114,6 +101,11 @@ def missing_reason() -> str | None:
     return _load()[1]
 
 
+# What torch.compiler.assume_constant_result does, which would import all of the compiler: a traced
+# call finds the answer, and does not try to trace how a library is loaded.
+missing_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _library() -> ctypes.CDLL:
     library, reason = _load()
     if library is None:
@@ -135,15 +127,14 @@ def load(
     Args:
         instruction_sets: the best first.
         folders: where to look. An editable installation has two: beside the sources, where
-            CMake alone puts it, and where ``pip`` puts it.
+            CMake alone puts it, and where ``pip`` puts it. The one built last is taken.
     """
     found: list[str] = []
     folders = list(folders)
     for instruction_set in instruction_sets:
-        for folder in folders:
-            path = folder / f"libfastweights_{instruction_set}{_SUFFIX}"
-            if not path.exists():
-                continue
+        name = f"libfastweights_{instruction_set}{_SUFFIX}"
+        paths = [folder / name for folder in folders if (folder / name).is_file()]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
             try:
                 library = ctypes.CDLL(os.fspath(path))
                 version = library.fastweights_abi_version()
@@ -156,6 +147,6 @@ def load(
     what = "; ".join(found) or f"none are in {' or '.join(map(str, folders))}"
     return None, (
         f"the compiled kernels are missing: {what}. Install a C++ compiler (g++ 11 or clang 14, or "
-        "newer), then fastweights again, with pip install --force-reinstall --no-cache-dir "
-        "--no-deps"
+        "newer), then fastweights again, with pip install --force-reinstall --no-deps "
+        "--no-cache-dir (and -v, should there be a compiler already)"
     )

@@ -15,11 +15,11 @@ import struct
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["CLAIMED", "bits_of", "run_on", "run_on_threads", "threads_for"]
+__all__ = ["CLAIMED", "Kernel", "bits_of", "run_on", "run_on_threads", "threads_for"]
 
 # Numbers before the caller's: how many blocks are claimed, how many threads came, and how many
 # blocks are done.
@@ -44,42 +44,38 @@ def bits_of(*numbers: float) -> tuple[int, ...]:
     return struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
 
 
-class Entry(Protocol):
+class Kernel(NamedTuple):
     """A compiled function of one pointer: to call, and where it begins."""
 
-    @property
-    def call(self) -> Any: ...
-    @property
-    def address(self) -> int: ...
+    call: Any
+    address: int
 
 
-def run_on_threads(threads: int, entry: Entry, arguments: int) -> None:
-    """Enter a compiled function on so many threads at once, or on fewer, and wait for all.
+def run_on_threads(threads: int, kernel: Kernel, arguments: int) -> None:
+    """Enter a kernel on so many threads at once, or on fewer, and wait for all.
 
     Args:
         threads: at most so many, of :func:`threads_for`.
-        entry: what all of them enter; it has to share its work out among those that come.
+        kernel: it shares its work out among the threads that come.
         arguments: the address that each of them gets.
 
     Example:
         >>> came = []
-        >>> class Entry:
-        ...     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(came.append)
-        ...     address = ctypes.cast(call, ctypes.c_void_p).value
-        >>> run_on_threads(1, Entry(), 7)
+        >>> call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(came.append)
+        >>> run_on_threads(1, Kernel(call, ctypes.cast(call, ctypes.c_void_p).value), 7)
         >>> came
         [7]
     """
     if threads == 1:
-        entry.call(arguments)
+        kernel.call(arguments)
         return
     # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
     openmp = _openmp() if os.getpid() == _HOME else None
     if openmp is not None:
-        openmp.GOMP_parallel(entry.address, arguments, threads, 0)
+        openmp.GOMP_parallel(kernel.address, arguments, threads, 0)
         return
     pool = _pool(os.getpid(), torch.get_num_threads())
-    for share in [pool.submit(entry.call, arguments) for _ in range(threads)]:
+    for share in [pool.submit(kernel.call, arguments) for _ in range(threads)]:
         share.result()
 
 
@@ -104,23 +100,12 @@ def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
         [7]
     """
     call = array("q", (*(0,) * CLAIMED, *numbers))
-    at = call.buffer_info()[0]
-    if threads == 1:
-        _function(region)(at)
-        return
-    # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
-    openmp = _openmp() if os.getpid() == _HOME else None
-    if openmp is not None:
-        openmp.GOMP_parallel(region, at, threads, 0)
-        return
-    function, pool = _function(region), _pool(os.getpid(), torch.get_num_threads())
-    for share in [pool.submit(function, at) for _ in range(threads)]:
-        share.result()
+    run_on_threads(threads, _kernel(region), call.buffer_info()[0])
 
 
 @functools.cache
-def _function(region: int) -> Any:
-    return _Region(region)
+def _kernel(region: int) -> Kernel:
+    return Kernel(_Region(region), region)
 
 
 @functools.cache

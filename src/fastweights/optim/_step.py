@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastweights.ops.slow_fast import numba_cpu
+from fastweights.ops.slow_fast import cpu
 from fastweights.optim._groups import check_group
 from fastweights.optim._overlay import Watch, new_overlay
 from fastweights.optim._uses import OverlayUses
@@ -178,7 +178,7 @@ def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) 
             return "an option of SGD is a tensor"
         if any(g.dtype != w.dtype for g, w in zip(bucket.gradients, bucket.weights, strict=False)):
             return "a gradient has another dtype than its parameter"
-        reason = numba_cpu.why_not(_tensors(bucket, slow_optimizer))
+        reason = cpu.why_not(_tensors(bucket, slow_optimizer))
         if reason is not None:
             return reason
     return None
@@ -230,7 +230,7 @@ def fused_step(ops: ModuleType, buckets: list[Bucket], sgd: torch.optim.Optimize
             if not chosen:
                 continue
             weights, gradients, buffers, slow, fast, updates = map(list, zip(*chosen, strict=True))
-            numba_cpu.sgd_step(
+            cpu.sgd_step(
                 weights,
                 gradients,
                 buffers,

@@ -30,7 +30,7 @@ from fastweights.optim._uses import OverlayUses
 
 __all__ = ["SlowFast"]
 
-_BACKENDS = ("auto", "numba", "foreach", "reference")
+_BACKENDS = ("auto", "native", "foreach", "reference")
 
 
 class SlowFast(OverlayUses):
@@ -72,7 +72,7 @@ class SlowFast(OverlayUses):
         lr: fast learning rate ε_f.
         momentum: fast momentum α_f, in [0, 1).
         decay: h, the part of a fast weight that is lost in each step, in [0, 1].
-        backend: "auto", or "numba" (both updates in one pass, on the CPU with SGD and momentum),
+        backend: "auto", or "native" (both updates in one pass, on the CPU with SGD and momentum),
             "foreach" or "reference" for the fast half. Rehearsal always runs "foreach", unless
             this is "reference".
 
@@ -117,10 +117,10 @@ class SlowFast(OverlayUses):
             raise ValueError(
                 f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {backend!r}"
             )
-        if backend == "numba":
+        if backend == "native":
             reason = why_not_fused(slow_optimizer, [])
             if reason is not None:
-                raise ValueError(f"backend='numba' cannot run this slow_optimizer: {reason}")
+                raise ValueError(f"backend='native' cannot run this slow_optimizer: {reason}")
         for index, group in enumerate(slow_optimizer.param_groups):
             check_group({**options, **group}, index)
             check_parameters(group, index)
@@ -221,7 +221,7 @@ class SlowFast(OverlayUses):
         try:
             if self._rehearsing:
                 separate_step(ops, buckets, None)
-            elif self._choose(buckets) == "numba":
+            elif self._choose(buckets) == "native":
                 fused_step(ops, buckets, self.slow_optimizer)
             else:
                 separate_step(ops, buckets, self.slow_optimizer)
@@ -240,7 +240,7 @@ class SlowFast(OverlayUses):
         return choose_backend(
             self.backend,
             {
-                "numba": lambda: why_not_fused(self.slow_optimizer, buckets),
+                "native": lambda: why_not_fused(self.slow_optimizer, buckets),
                 "foreach": lambda: None,
             },
             operation="step of slow and fast weights",

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastweights.ops.slow_fast import numba_cpu, reference
-from fastweights.ops.slow_fast._numba_kernels import CHUNK
-from fastweights.ops.threads import run_on
+from fastweights.ops import native
+from fastweights.ops.slow_fast import cpu, reference
+from fastweights.ops.slow_fast.cpu import _SPAN as SPAN
 
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-5}
 
@@ -56,7 +56,7 @@ PLAIN = {
 def compare(sizes: list[int], seed: int, dtype: torch.dtype, **chosen: object) -> None:
     ours, expected = tensors(sizes, seed, dtype), tensors(sizes, seed, dtype)
     for _ in range(2):
-        numba_cpu.sgd_step(*ours, **chosen)
+        cpu.sgd_step(*ours, **chosen)
         reference.sgd_step(*expected, **chosen)
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -80,16 +80,18 @@ def test_equals_the_reference(
 def test_large_tensors_on_several_threads(
     dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 0, 7]
-    assert sum(sizes) >= numba_cpu._SERIAL_BELOW
+    sizes = [SPAN - 1, SPAN, SPAN + 1, 3 * SPAN + 5, 0, 7]
+    assert sum(sizes) >= cpu._SERIAL_BELOW
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     used = []
 
-    def watched(count: int, *arguments: Any) -> None:
-        used.append(count)
-        run_on(count, *arguments)
+    run = native.run
 
-    monkeypatch.setattr(numba_cpu, "run_on", watched)
+    def watched(kernel: Any, arguments: Any, count: int) -> None:
+        used.append(count)
+        run(kernel, arguments, count)
+
+    monkeypatch.setattr(native, "run", watched)
     compare(sizes, 3, dtype, **PLAIN)
     assert set(used) == {threads}
 
@@ -97,7 +99,7 @@ def test_large_tensors_on_several_threads(
 def test_writes_nothing_beside_its_tensors() -> None:
     whole = tensors([103], 0, torch.float32)
     before = [a[0].clone() for a in whole]
-    numba_cpu.sgd_step(*([a[0][3:100]] for a in whole), **PLAIN)  # type: ignore[arg-type]
+    cpu.sgd_step(*([a[0][3:100]] for a in whole), **PLAIN)  # type: ignore[arg-type]
     for (after,), old in zip(whole, before, strict=True):
         assert torch.equal(after[:3], old[:3])
         assert torch.equal(after[100:], old[100:])
@@ -111,7 +113,7 @@ def test_autograd_notices_the_writing() -> None:
     columns[0][0].requires_grad_()
     loss = columns[0][0].square().sum()
     with torch.no_grad():
-        numba_cpu.sgd_step(*columns, **PLAIN)  # type: ignore[arg-type]
+        cpu.sgd_step(*columns, **PLAIN)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
@@ -127,24 +129,24 @@ def test_autograd_notices_the_writing() -> None:
     ],
 )
 def test_says_why_it_cannot_run(tensor: Tensor, reason: str) -> None:
-    assert numba_cpu.why_not([torch.zeros(2)]) is None
-    assert numba_cpu.why_not([torch.nn.Parameter(torch.zeros(2, 3))]) is None
-    refusal = numba_cpu.why_not([torch.zeros(2), tensor])
+    assert cpu.why_not([torch.zeros(2)]) is None
+    assert cpu.why_not([torch.nn.Parameter(torch.zeros(2, 3))]) is None
+    refusal = cpu.why_not([torch.zeros(2), tensor])
     assert refusal is not None
     assert reason in refusal
 
 
 FORK = """
 import os, torch
-from fastweights.ops.slow_fast import numba_cpu
+from fastweights.ops.slow_fast import cpu
 torch.set_num_threads(2)
 step = dict(slow_lr=.1, slow_momentum=.9, dampening=0., weight_decay=0., nesterov=False,
             first=False, fast_lr=.2, fast_momentum=.5, keep=.9)
-columns = [[torch.ones(numba_cpu._SERIAL_BELOW + 1)] for _ in range(6)]
-numba_cpu.sgd_step(*columns, **step)
+columns = [[torch.ones(cpu._SERIAL_BELOW + 1)] for _ in range(6)]
+cpu.sgd_step(*columns, **step)
 child = os.fork()
 if child == 0:
-    numba_cpu.sgd_step(*columns, **step)
+    cpu.sgd_step(*columns, **step)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0, "the child died"
 """
