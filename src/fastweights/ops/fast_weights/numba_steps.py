@@ -325,11 +325,12 @@ def backward_step(
         for j in range(0, step, lanes):
             store(rows, dy + j, masked(load(rows, g + j), load(start, start_at + j)))
         if settings.norm_preliminary:
+            # Not into dx: a read that was put off still needs what stands there.
             normalise_backward(
-                rows, dx, rows, dy, centred, (place + settings.inner_steps) * step, slow.gain,
+                rows, g, rows, dy, centred, (place + settings.inner_steps) * step, slow.gain,
                 settings.eps, gradients.gain, gradients.bias, lanes,
             )  # fmt: skip
-            add(rows, dz, rows, dx, width, lanes)
+            add(rows, dz, rows, g, width, lanes)
         else:
             add(rows, dz, rows, dy, width, lanes)
     matrix_times(rows, g, dhistory, now, slow.weight, rows, dz, lanes)
