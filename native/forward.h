@@ -261,7 +261,18 @@ template <class Real> class Forward {
     if (kept) p.scale(s.number, t, number) = scale;
   }
 
+  // Zeros in what is kept of steps that this sample does not have, and behind it.
+  void fill_kept(const Sample &s) const {
+    if (!p.call.kept) return;
+    const Index next = s.number + 1, chunks = (s.length + p.chunk - 1) / p.chunk;
+    std::fill(p.query(s.number, s.length, 0), p.query(next, 0, 0), Real(0));
+    std::fill(p.normed(s.number, s.length, 0), p.normed(next, 0, 0), Real(0));
+    std::fill(&p.scale(s.number, s.length, 0), &p.scale(next, 0, 0), Real(0));
+    std::fill(p.start(s.number, chunks, 0), p.start(next, 0, 0), Real(0));
+  }
+
   void finish(Sample &s) {
+    fill_kept(s);
     Real *output = p.out(p.call.output);
     for (Index t = s.length; t < p.length; ++t)
       std::fill_n(output + (t * p.batch + s.number) * p.width, p.width, Real(0));

@@ -20,7 +20,7 @@ from fastweights.bench.fresh import fresh_calls
 from fastweights.bench.peers import PEERS, EagerAttention, EagerMatrix
 from fastweights.bench.recurrence import Recurrence, measure
 from fastweights.nn import FastWeightsRNN
-from fastweights.ops.fast_weights import numba_calls
+from fastweights.ops import native
 from fastweights.training.config import ConfigError
 
 QUICK = Settings(cases=("3x5x4",), rounds=3, budget=0.1, fresh=False)
@@ -179,12 +179,12 @@ def test_a_step_keeps_two_vectors_and_the_matrices_of_its_chunks(case: Case) -> 
 
 
 def test_the_parts_of_a_step_and_kernels_as_they_were() -> None:
-    before = numba_calls.run
+    before = native.run
     for case in (Case(2, 11, 4), Case(2, 120, 4)):  # attention and chunks
         parts = measure(case, 1, Settings(rounds=3, budget=0.1, peers=("rnn",)))["parts"]
         assert 0 < parts["forward"] + parts["backward"] < parts["whole"]
         assert parts["gigabytes_per_second"] > 0.1
-    assert numba_calls.run is before
+    assert native.run is before
     many = measure(Case(2, 3, 4), 2, Settings(rounds=3, budget=0.1, peers=("rnn",)))
     assert "parts" not in many  # shares of several threads' time would not add up
 

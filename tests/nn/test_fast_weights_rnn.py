@@ -24,7 +24,7 @@ from tests.tolerances import assert_close
 
 L, N, IN, H = 6, 3, 4, 5
 FORMS = [
-    {"form": "attention", "backend": "numba"},
+    {"form": "attention", "backend": "native"},
     {"form": "attention", "backend": "reference"},
     {"form": "matrix"},
     {"form": "chunked"},
@@ -724,6 +724,6 @@ def test_backends_that_cannot_run_say_why():
         ({"decay": decay.StepIndexed(), "form": "chunked"}, "StepIndexed"),
         ({"dtype": torch.bfloat16}, "bfloat16"),
     ):
-        layer = FastWeightsRNN(IN, H, backend="numba", **arguments)
-        with pytest.raises(ValueError, match=f"backend='numba' cannot run .*{why}"):
+        layer = FastWeightsRNN(IN, H, backend="native", **arguments)
+        with pytest.raises(ValueError, match=f"backend='native' cannot run .*{why}"):
             layer(x.to(layer.weight_ih_l0.dtype))

@@ -55,8 +55,8 @@ def parts_of(call: Callable[[], object], *, rounds: int, budget: float) -> dict[
             start = time.perf_counter()
             call()
             found["whole"].append(time.perf_counter() - start)
-            for name in ("forward", "backward"):
-                found[name].append(seconds.get(name, 0.0))
+            found["forward"].append(seconds.get("recurrence", 0.0))
+            found["backward"].append(seconds.get("recurrence_backward", 0.0))
     source = torch.zeros(_COPIED, dtype=torch.uint8)
     target = torch.empty_like(source)
     copied = interleaved({"copy": lambda: target.copy_(source)}, rounds=rounds, budget=budget)
@@ -70,18 +70,18 @@ def parts_of(call: Callable[[], object], *, rounds: int, budget: float) -> dict[
 @contextlib.contextmanager
 def _kernels_timed() -> Iterator[dict[str, float]]:
     """Seconds spent in the forward and the backward kernels, added up by name."""
-    from fastweights.ops.fast_weights import numba_calls
+    from fastweights.ops import native
 
     seconds: dict[str, float] = {}
-    run = numba_calls.run
+    run = native.run
 
-    def timed(region: Any, *arguments: Any, **options: Any) -> None:
+    def timed(kernel: native.Kernel, *arguments: Any) -> None:
         start = time.perf_counter()
-        run(region, *arguments, **options)
-        seconds[region.name] = seconds.get(region.name, 0.0) + time.perf_counter() - start
+        run(kernel, *arguments)
+        seconds[kernel.name] = seconds.get(kernel.name, 0.0) + time.perf_counter() - start
 
-    numba_calls.run = timed
+    native.run = timed
     try:
         yield seconds
     finally:
-        numba_calls.run = run
+        native.run = run

@@ -71,7 +71,7 @@ class FastWeightsRNN(FastWeightsBase):
         detach_writes: stop the gradient through what is written.
         learn_write_rate: train log η.
         form: "attention", "matrix", "chunked" or "auto"; all give the same numbers.
-        backend: "numba" (CPU), "triton" (CUDA), "reference", or "auto", the fastest of them that
+        backend: "native" (CPU), "triton" (CUDA), "reference", or "auto", the fastest of them that
             supports the call.
         device: of the parameters.
         dtype: of the parameters.

@@ -77,7 +77,7 @@ def kernel(name: str, dtype: torch.dtype) -> Kernel:
     function.argtypes, function.restype = (ctypes.c_void_p,), None
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None
-    return Kernel(function, address)
+    return Kernel(function, address, name)
 
 
 @functools.cache

@@ -11,22 +11,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import struct
-from array import array
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["CLAIMED", "Kernel", "bits_of", "run_on", "run_on_threads", "threads_for"]
-
-# Numbers before the caller's: how many blocks are claimed, how many threads came, and how many
-# blocks are done.
-CLAIMED = 3
+__all__ = ["Kernel", "run_on_threads", "threads_for"]
 
 _HOME = os.getpid()
-_Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def threads_for(blocks: int) -> int:
@@ -34,21 +26,12 @@ def threads_for(blocks: int) -> int:
     return max(1, min(torch.get_num_threads(), blocks))
 
 
-def bits_of(*numbers: float) -> tuple[int, ...]:
-    """Floating-point numbers in double precision as integers of the same bits.
-
-    Example:
-        >>> [hex(bits) for bits in bits_of(1.0, 0.0)]
-        ['0x3ff0000000000000', '0x0']
-    """
-    return struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
-
-
 class Kernel(NamedTuple):
-    """A compiled function of one pointer: to call, and where it begins."""
+    """A compiled function of one pointer: to call, where it begins, and what it is called."""
 
     call: Any
     address: int
+    name: str = ""
 
 
 def run_on_threads(threads: int, kernel: Kernel, arguments: int) -> None:
@@ -77,35 +60,6 @@ def run_on_threads(threads: int, kernel: Kernel, arguments: int) -> None:
     pool = _pool(os.getpid(), torch.get_num_threads())
     for share in [pool.submit(kernel.call, arguments) for _ in range(threads)]:
         share.result()
-
-
-def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
-    """Run a compiled region on so many threads, or on fewer, and wait for all.
-
-    Args:
-        threads: at most so many, of :func:`threads_for`.
-        region: its address, a function of a pointer to 64-bit integers. The first ``CLAIMED`` are
-            zero at first: a thread that comes takes the second for its number and adds one, and
-            the first likewise for the number of every block that it goes on to do; the third
-            is for those that end.
-        numbers: those after them.
-
-    Example:
-        >>> came = []
-        >>> region = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))(
-        ...     lambda numbers: came.append(numbers[CLAIMED])
-        ... )
-        >>> run_on(1, ctypes.cast(region, ctypes.c_void_p).value, [7])
-        >>> came
-        [7]
-    """
-    call = array("q", (*(0,) * CLAIMED, *numbers))
-    run_on_threads(threads, _kernel(region), call.buffer_info()[0])
-
-
-@functools.cache
-def _kernel(region: int) -> Kernel:
-    return Kernel(_Region(region), region)
 
 
 @functools.cache

@@ -35,8 +35,8 @@ from tests.tolerances import TOLERANCES, assert_close
 
 # What each fused backend of the CPU can run.
 BACKENDS: dict[str, dict[str, Any]] = {
-    "numba": {
-        "nonlinearity": ["relu"],
+    "native": {
+        "nonlinearity": ["relu", "tanh"],
         "attention": list(dict.fromkeys([*STATIONARY, *RECURRENT])),
         "chunked": [name for name in RECURRENT if name in STATIONARY],
     },

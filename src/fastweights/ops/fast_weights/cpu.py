@@ -332,6 +332,8 @@ def _backward(
     )
     if rates is not None and rates.numel() and rates.shape[0] > 1:
         made[9].zero_()  # samples add to their own rows as they go
+    if source.shape[1] == 0:
+        return [x.zero_() for x in made]
     gradients = {f"d{name}": x for name, x in zip(_INPUTS, made, strict=False) if x.numel()}
     _run(
         "recurrence_backward", tensors, weight.shape[0], remembered, reset_row, inner_steps, eps,

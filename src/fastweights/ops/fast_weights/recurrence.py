@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
-from fastweights.ops.fast_weights import numba_chunked, numba_cpu, reference, triton_gpu
+from fastweights.ops.fast_weights import cpu, reference, triton_gpu
 from fastweights.ops.fast_weights.options import (
     FORMS,
     Drive,
@@ -27,7 +27,7 @@ _CHUNKS_PAY_BEYOND = 100
 
 __all__ = ["BACKENDS", "check_backend", "check_form", "chunk_size_for", "fast_weights"]
 
-BACKENDS = ("auto", "numba", "triton", "reference")
+BACKENDS = ("auto", "native", "triton", "reference")
 
 
 def check_backend(backend: str) -> None:
@@ -188,7 +188,7 @@ def fast_weights(
         form: "attention", "matrix", "chunked", or "auto": on the CPU "chunked" for an exponential
             decay over more than H + 100 steps, or when more than 4·H vectors are carried; for a
             step-indexed one when there would be more than 4·H vectors in the end.
-        backend: "numba" (CPU), "triton" (CUDA), "reference", or "auto" for the fastest that
+        backend: "native" (CPU), "triton" (CUDA), "reference", or "auto" for the fastest that
             supports the call.
         chunk_size: steps per chunk of the chunked form; None chooses by width.
 
@@ -226,7 +226,7 @@ def fast_weights(
     if options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
     reasons: dict[str, Callable[[], str | None]] = {
-        "numba": lambda: _why_not_numba(call, chosen_form),
+        "native": lambda: cpu.unsupported_reason(drive, decay, state, chosen_form),
         "triton": lambda: _why_not_triton(call, chosen_form),
         "reference": lambda: None,
     }
@@ -234,16 +234,14 @@ def fast_weights(
         # Triton's interpreter takes CPU tensors too, but it is the slowest: only when asked for.
         reasons["triton"] = reasons.pop("triton")
     name = choose_backend(backend, reasons, operation="fast_weights")
-    if chosen_form == "attention" and name == "numba":
-        return numba_cpu.attention_form(*call)
+    size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
+    if name == "native":
+        return cpu.recurrence(*call, chunk_size=None if chosen_form == "attention" else size)
     if name == "triton":
         return triton_gpu.attention_form(multiplied(drive), *call[1:])
     if state is None:
         state = LayerState.zeros(*drive.shape[1:], dtype=drive.dtype, device=drive.device)
-    size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
     others = (weights, decay, write_rate, state, options, lengths)
-    if name == "numba":
-        return numba_chunked.chunked_form(drive, *others, chunk_size=size)
     if chosen_form == "attention":
         return reference.attention_form(multiplied(drive), *others)
     if chosen_form == "matrix":
@@ -259,14 +257,6 @@ class _Call(NamedTuple):
     state: LayerState | None
     options: Options
     lengths: Tensor | None
-
-
-def _why_not_numba(call: _Call, form: str) -> str | None:
-    if form == "matrix":
-        return "it has the attention and the chunked form, this call needs the matrix form"
-    if form == "attention":
-        return numba_cpu.why_not(call.drive, call.state, call.options)
-    return numba_chunked.why_not(call.drive, call.decay, call.state, call.options)
 
 
 def _why_not_triton(call: _Call, form: str) -> str | None:

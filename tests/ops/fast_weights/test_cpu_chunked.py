@@ -14,13 +14,12 @@ import torch
 
 from fastweights import FastWeightsRNN, FastWeightsState
 from fastweights.decay import Exponential, PowerLaw, StepIndexed
-from fastweights.ops.fast_weights import numba_chunked
-from fastweights.ops.fast_weights.attention_op import INPUT, NORM
-from fastweights.ops.simd import lanes_of
+from fastweights.ops.fast_weights import cpu
 from tests.problems import matrix_of, problem, run, solve
 from tests.tolerances import assert_close
 
-CHUNKED = {"form": "chunked", "backend": "numba", "chunk_size": 3}
+CHUNKED = {"form": "chunked", "backend": "native", "chunk_size": 3}
+ROWS = 4  # samples that are worked out side by side
 DTYPES = [torch.float32, torch.float64]
 KINDS = [
     {},
@@ -51,7 +50,7 @@ def _values(given):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
     """Also for batches that do not fill the lanes of a vector, and with samples that end."""
-    lanes = lanes_of(dtype.itemsize)
+    lanes = ROWS
     batch = 2 * lanes + 3
     lengths = [8 - i % 5 for i in range(batch)]
     full = _from_matrix(problem(8, batch, 5, carried=2, lengths=lengths, **kind).to(dtype))
@@ -86,7 +85,7 @@ def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_number_of_threads_changes_nothing(kind, dtype):
     """Bitwise."""
-    given = problem(7, 5 * lanes_of(dtype.itemsize) - 1, 6, **kind)
+    given = problem(7, 5 * ROWS - 1, 6, **kind)
     before = torch.get_num_threads()
     results = []
     try:
@@ -101,7 +100,7 @@ def test_the_number_of_threads_changes_nothing(kind, dtype):
 
 
 def test_not_even_nan_crosses_over():
-    lanes = lanes_of(8)
+    lanes = ROWS
     given = problem(9, lanes + 1, 4)
     clean = run(given, **CHUNKED)[0]
     given.source[1, 1] = torch.nan
@@ -135,7 +134,7 @@ for kind in ({}, {"inner_steps": 0}, {"layer_norm": False, "write": "after_read"
     for dtype in (torch.float32, torch.float64):
         given = problem(8, 3, 5, carried=2, **{"inner_steps": 2, **kind})
         expected = solve(given.to(torch.float64))
-        results = solve(given.to(dtype), form="chunked", backend="numba", chunk_size=3)
+        results = solve(given.to(dtype), form="chunked", backend="native", chunk_size=3)
         for name, tensor in results.items():
             assert_close(tensor, expected[name], name)
 """
@@ -149,47 +148,6 @@ for kind in ({}, {"inner_steps": 0}, {"layer_norm": False, "write": "after_read"
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("features", [None, 6])
-def test_the_ops_keep_what_torch_asks_of_ops(features, keep):
-    """Schema, fake tensors, autograd and tracing, with dynamic shapes too."""
-    length, batch, width, steps = 5, 3, 4, 2
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-        return x.requires_grad_(keep)
-
-    # Zeros: the kernel takes the matrix for symmetric, which opcheck does not know.
-    start = torch.zeros(batch, 1, width, width, dtype=torch.float64)
-    product = (draw(width, features), draw(width)) if features else (None, None)
-    call = (
-        draw(length, batch, features or width),
-        draw(batch, width),
-        draw(width, width),
-        draw(1, 2),
-        draw(1, 3),
-        draw(width),
-        draw(width),
-        start,
-        *product,
-        torch.tensor([5, 2, 0]),
-        steps,
-        1e-3,
-        NORM | INPUT,
-        keep,
-    )
-    torch.library.opcheck(torch.ops.fastweights.chunked_form.default, call)
-    if keep:
-        with torch.no_grad():
-            output, final, *kept = torch.ops.fastweights.chunked_form(*call)
-        gradients = (torch.randn_like(output), torch.randn_like(final))
-        source = call[0] if features else None
-        back = (*gradients, output, *call[1:7], source, *call[8:11], *kept, *call[11:14])
-        back = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in back)
-        torch.library.opcheck(torch.ops.fastweights.chunked_form_backward.default, back)
 
 
 def test_no_second_derivative_and_who_has_one():
@@ -224,7 +182,7 @@ def test_an_empty_batch_has_gradients_too():
 def test_thousands_of_steps():
     """Far beyond anything that was written at the start, in values and gradients."""
     given = problem(3000, 1, 4)
-    how = {"form": "chunked", "backend": "numba"}
+    how = {"form": "chunked", "backend": "native"}
     output, after, _ = run(given.to(torch.float64), **how)
     expected, end, _ = run(given, form="matrix")
     assert_close(output, expected)
@@ -235,7 +193,7 @@ def test_thousands_of_steps():
         assert_close(results[name], tensor, name)
 
 
-@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("backend", ["native", "reference"])
 def test_a_power_law_in_chunks(backend):
     """Near the exact power law, by far nearer than the best single exponential."""
     exact = problem(150, 2, 8, decay="power-law")
@@ -285,12 +243,11 @@ def test_why_not():
 
     def reason(**changes):
         call = dataclasses.replace(given, **changes)
-        return numba_chunked.why_not(call.drive, call.decay, call.state, call.options)
+        return cpu.unsupported_reason(call.drive, call.decay, call.state, "chunked")
 
     assert reason() is None
     assert "CPU" in reason(drive=given.drive.to("meta"))
     assert "float32 and float64" in reason(drive=given.drive.bfloat16())
-    assert "tanh" in reason(options=dataclasses.replace(given.options, nonlinearity="tanh"))
     assert "StepIndexed" in reason(decay=StepIndexed())
     state = given.state
     lopsided = state.matrix.detach().clone()

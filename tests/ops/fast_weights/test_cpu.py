@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from fastweights.decay import Exponential, Free, StepIndexed
-from fastweights.ops.fast_weights import LayerState, fast_weights, numba_cpu
-from fastweights.ops.simd import lanes_of
-from tests.ops.fast_weights.op_checks import check_ops
+from fastweights.ops.fast_weights import LayerState, cpu, fast_weights
+from tests.ops.fast_weights.op_checks import check_native_ops
 from tests.problems import matrix_of, problem, run, solve
 from tests.tolerances import assert_close
 
-NUMBA = {"form": "attention", "backend": "numba"}
+NATIVE = {"form": "attention", "backend": "native"}
+ROWS = 4  # samples that are worked out side by side
 DTYPES = [torch.float32, torch.float64]
 KINDS = [
     {},
@@ -35,8 +35,8 @@ KINDS = [
 def _values(given):
     """All that a call gives, without and with a graph, and the gradients of its inputs."""
     with torch.no_grad():
-        plain = run(given, **NUMBA)[0]
-    results = solve(given, **NUMBA)
+        plain = run(given, **NATIVE)[0]
+    results = solve(given, **NATIVE)
     assert torch.equal(plain, results["output"])
     return results
 
@@ -45,15 +45,15 @@ def _values(given):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
     """Also for batches that do not fill the lanes of a vector."""
-    lanes = lanes_of(dtype.itemsize)
+    lanes = ROWS
     full = problem(5, 2 * lanes + 3, 5, carried=2, **kind).to(dtype)
-    output, _, _ = run(full, **NUMBA)
+    output, _, _ = run(full, **NATIVE)
     weights = torch.randn(output.shape, dtype=dtype)
     inputs = [full.source, full.state.hidden, full.state.history]
     gradients = torch.autograd.grad((weights * output).sum(), inputs, allow_unused=True)
     for first, last in [(0, 1), (3, 4), (0, lanes - 1), (1, lanes + 1), (2, 2 * lanes + 2)]:
         part = full.part(slice(first, last)).to(dtype)
-        alone, _, _ = run(part, **NUMBA)
+        alone, _, _ = run(part, **NATIVE)
         assert torch.equal(alone, output[:, first:last])
         own = torch.autograd.grad(
             (weights[:, first:last] * alone).sum(),
@@ -67,11 +67,11 @@ def test_a_sample_is_bitwise_the_same_in_every_batch(kind, dtype):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_not_even_nan_crosses_over(kind):
-    lanes = lanes_of(8)
+    lanes = ROWS
     given = problem(6, lanes + 1, 4, carried=1, **kind)
-    clean = run(given, **NUMBA)[0]
+    clean = run(given, **NATIVE)[0]
     given.source[1, 1] = torch.nan
-    spoilt = run(given, **NUMBA)[0]
+    spoilt = run(given, **NATIVE)[0]
     others = [i for i in range(lanes + 1) if i != 1]
     assert torch.equal(spoilt[:, others], clean[:, others])
     assert torch.equal(spoilt[:1], clean[:1])
@@ -89,7 +89,7 @@ def test_the_number_of_threads_changes_nothing(kind, dtype):
     matrix.
     """
     blocks = 70  # some in the same group
-    given = problem(4, blocks * lanes_of(dtype.itemsize) - 1, 6, carried=1, **kind)
+    given = problem(4, blocks * ROWS - 1, 6, carried=1, **kind)
     before = torch.get_num_threads()
     results = []
     try:
@@ -124,7 +124,7 @@ def test_what_four_reads_put_off_arrives(form, length, carried, write):
     """Lengths with and without steps left over, histories with and without vectors left over."""
     given = problem(length, 2, 5, carried=carried, write=write).to(torch.float64)
     expected = solve(given, form=form, backend="reference", chunk_size=10)
-    for name, tensor in solve(given, form=form, backend="numba", chunk_size=10).items():
+    for name, tensor in solve(given, form=form, backend="native", chunk_size=10).items():
         assert_close(tensor, expected[name], name)
 
 
@@ -139,7 +139,7 @@ for kind in ({}, {"memory": "static"}, {"layer_norm": False, "write": "after_rea
     for dtype in (torch.float32, torch.float64):
         given = problem(5, 3, 5, carried=2, inner_steps=2, **kind)
         expected = solve(given.to(torch.float64))
-        for name, tensor in solve(given.to(dtype), form="attention", backend="numba").items():
+        for name, tensor in solve(given.to(dtype), form="attention", backend="native").items():
             assert_close(tensor, expected[name], name)
 """
     root = Path(__file__).parents[3]
@@ -156,7 +156,7 @@ for kind in ({}, {"memory": "static"}, {"layer_norm": False, "write": "after_rea
 
 def test_no_second_derivative_and_who_has_one():
     given = problem(3, 2, 4).to(torch.float64)
-    output, _, _ = run(given, **NUMBA)
+    output, _, _ = run(given, **NATIVE)
     (first,) = torch.autograd.grad(output.square().sum(), given.drive, create_graph=True)
     assert_close(first, solve_first(given))
     with pytest.raises(NotImplementedError, match="backend='reference'"):
@@ -169,16 +169,14 @@ def solve_first(given):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("kind", ["static", "clocks", "shared"])
+@pytest.mark.parametrize("kind", ["static", "clocks", "shared", "chunks"])
 def test_the_ops_keep_what_torch_asks_of_ops(keep, kind):
-    ops = torch.ops.fastweights
-    forward, backward = ops.attention_form.default, ops.attention_form_backward.default
-    check_ops(forward, backward, batch=5, keep=keep, kind=kind, multiplies=True)
+    check_native_ops(batch=5, keep=keep, kind=kind)
 
 
 def test_inputs_in_any_memory_layout():
     given = problem(4, 3, 5, carried=2)
-    expected = run(given, **NUMBA)[0]
+    expected = run(given, **NATIVE)[0]
     state = given.state
     strange = dataclasses.replace(
         given,
@@ -189,10 +187,10 @@ def test_inputs_in_any_memory_layout():
         ),
         state=state._replace(history=state.history.flip(0).contiguous().flip(0)),
     )
-    assert torch.equal(run(strange, **NUMBA)[0], expected)
+    assert torch.equal(run(strange, **NATIVE)[0], expected)
     one = given.drive[:, :1].expand(4, 3, 5)  # stride 0
     same = LayerState(state.hidden[:1].expand(3, 5), state.steps)
-    copies = run(dataclasses.replace(given, drive=one, state=same), **NUMBA)[0]
+    copies = run(dataclasses.replace(given, drive=one, state=same), **NATIVE)[0]
     assert torch.equal(copies[:, 0], copies[:, 2])
 
 
@@ -211,7 +209,7 @@ def test_a_table_that_is_kept_is_never_stale(start):
     def differs(decay, write_rate=0.1, length=5):
         state = None if start == "nothing" else given.state
         call = (given.drive[:length], given.weights, decay, write_rate, state, given.options)
-        output, after = fast_weights(*call, backend="numba")
+        output, after = fast_weights(*call, backend="native")
         expected, expected_after = fast_weights(*call, backend="reference")
         assert_close(output, expected.double())
         assert_close(after.history, expected_after.history.double())
@@ -244,7 +242,7 @@ def test_a_table_that_is_kept_is_never_stale(start):
 
 def test_an_empty_batch_has_gradients_too():
     given = problem(4, 0, 5).to(torch.float32)
-    results = solve(given, **NUMBA)
+    results = solve(given, **NATIVE)
     assert results["output"].shape == (4, 0, 5)
     assert results["d weights.recurrent"].abs().sum() == 0
     assert results["d drive"].shape == (4, 0, 5)
@@ -253,7 +251,7 @@ def test_an_empty_batch_has_gradients_too():
 def test_inputs_are_left_as_they_were():
     given = problem(4, 3, 5, carried=2)
     copy = given.to(torch.float64)
-    solve(copy, **NUMBA)
+    solve(copy, **NATIVE)
     for name, tensor in given.leaves().items():
         assert torch.equal(copy.leaves()[name], tensor), name
 
@@ -261,17 +259,11 @@ def test_inputs_are_left_as_they_were():
 def test_why_not():
     given = problem(3, 2, 4, carried=1)
 
-    def reason(**changes):
+    def reason(form="attention", **changes):
         call = dataclasses.replace(given, **changes)
-        return numba_cpu.why_not(call.drive, call.state, call.options)
-
-    def options(**changes):
-        return dataclasses.replace(given.options, **changes)
+        return cpu.unsupported_reason(call.drive, call.decay, call.state, form)
 
     assert reason() is None
     assert "CPU" in reason(drive=given.drive.to("meta"))
     assert "float32 and float64" in reason(drive=given.drive.bfloat16())
-    assert "tanh" in reason(options=options(nonlinearity="tanh"))
-    matrix = LayerState(given.state.hidden, given.state.steps, matrix=matrix_of(given.state, given))
-    assert "matrix" in reason(state=matrix)
-    assert reason(state=matrix, options=options(memory="none")) is None
+    assert "matrix form" in reason("matrix")
