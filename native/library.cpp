@@ -24,3 +24,4 @@ FW_EXPORT int fastweights_abi_version() { return 1; }
 FW_EXPORT int fastweights_vector_bytes() { return FW_VECTOR_BYTES; }
 
 FW_KERNEL(sgd_step, fastweights::SgdStep)
+FW_KERNEL(adam_step, fastweights::AdamStep)

@@ -1,16 +1,19 @@
-// Vectors of as many lanes as one register of the instruction set compiled for, over the compilers'
-// own vector types (g++ >= 11, clang >= 14, clang-cl). A kernel is written once over them.
+// Vectors as wide as one register of the instruction set compiled for, over the compilers' own
+// vector types (g++ >= 11, clang >= 14, clang-cl). A kernel is written once over them.
 //
-//     using V = Lanes<float>;
-//     V sum = V::broadcast(0);
-//     for (i = 0; i < n; i += V::count) sum = fma(V::load(a + i), V::load(b + i), sum);
+//     Vec<float> sum{};
+//     for (i = 0; i < n; i += kWidth<float>) sum += load(a + i) * load(b + i);
 //
-// Memory needs no alignment. A tail of n < count numbers goes through load(p, n) and store(p, n),
-// which touch those alone. NaN and infinity behave as in scalar arithmetic.
+// Memory needs no alignment. A tail of n < kWidth numbers goes through load(p, n) and
+// store(p, x, n), which touch those alone. NaN and infinity behave as in scalar arithmetic.
 #pragma once
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+
+#include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -24,125 +27,139 @@
 #define FW_UNROLL(times) FW_PRAGMA(GCC unroll times)
 #endif
 
-#if defined(__AVX512F__)
-#define FW_VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define FW_VECTOR_BYTES 32
-#else
-#define FW_VECTOR_BYTES 16  // SSE2, NEON
-#endif
-
 // A namespace of its own for each instruction set: were two ever linked into one program, no
 // function of one may stand in for the other's.
 #if defined(__AVX512F__)
+#define FW_VECTOR_BYTES 64
 #define FW_SET avx512
 #elif defined(__AVX2__)
+#define FW_VECTOR_BYTES 32
 #define FW_SET avx2
 #else
+#define FW_VECTOR_BYTES 16  // SSE2, NEON
 #define FW_SET baseline
 #endif
 
 namespace fastweights { inline namespace FW_SET {
 
-template <class Real>
-struct Lanes {
-  static constexpr int count = FW_VECTOR_BYTES / sizeof(Real);
-  typedef Real Register __attribute__((vector_size(FW_VECTOR_BYTES)));
+using Index = ptrdiff_t;
 
-  Register r;
-
-  static FW_INLINE Lanes broadcast(Real x) { return {x - Register{}}; }
-  static FW_INLINE Lanes load(const Real* p) {
-    Lanes v;
-    __builtin_memcpy(&v.r, p, sizeof v.r);
-    return v;
-  }
-  FW_INLINE void store(Real* p) const { __builtin_memcpy(p, &r, sizeof r); }
-
-  // The first n < count lanes; the others are zero, or left alone in memory.
-  static FW_INLINE Lanes load(const Real* p, ptrdiff_t n);
-  FW_INLINE void store(Real* p, ptrdiff_t n) const;
-
-  friend FW_INLINE Lanes operator+(Lanes a, Lanes b) { return {a.r + b.r}; }
-  friend FW_INLINE Lanes operator-(Lanes a, Lanes b) { return {a.r - b.r}; }
-  friend FW_INLINE Lanes operator*(Lanes a, Lanes b) { return {a.r * b.r}; }
-  friend FW_INLINE Lanes operator/(Lanes a, Lanes b) { return {a.r / b.r}; }
-  friend FW_INLINE Lanes fma(Lanes a, Lanes b, Lanes c) { return {a.r * b.r + c.r}; }
-  friend FW_INLINE Lanes max(Lanes a, Lanes b) { return {a.r > b.r ? a.r : b.r}; }  // b if a or b is NaN
-  friend FW_INLINE Lanes select_positive(Lanes x, Lanes a) { return {x.r > 0 ? a.r : Register{}}; }
+template <class Real> struct Register;
+template <> struct Register<float> {
+  typedef float Type __attribute__((vector_size(FW_VECTOR_BYTES)));
+  typedef int32_t Integers __attribute__((vector_size(FW_VECTOR_BYTES)));
 };
+template <> struct Register<double> {
+  typedef double Type __attribute__((vector_size(FW_VECTOR_BYTES)));
+  typedef int64_t Integers __attribute__((vector_size(FW_VECTOR_BYTES)));
+};
+template <class Real> using Vec = typename Register<Real>::Type;
+template <class Real> constexpr Index kWidth = FW_VECTOR_BYTES / sizeof(Real);
 
+// Numbers rounded up to whole vectors.
+template <class Real> constexpr Index whole(Index count) {
+  return (count + kWidth<Real> - 1) / kWidth<Real> * kWidth<Real>;
+}
+
+template <class Real> FW_INLINE Vec<Real> all(Real x) { return x - Vec<Real>{}; }
+
+template <class Real> FW_INLINE Vec<Real> load(const Real *p) {
+  Vec<Real> x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+template <class Real> FW_INLINE void store(Real *p, Vec<Real> x) { memcpy(p, &x, sizeof x); }
+
+// The first n < kWidth lanes; the others are zero, or left alone in memory.
 #if defined(__AVX512F__)
-template <>
-FW_INLINE Lanes<float> Lanes<float>::load(const float* p, ptrdiff_t n) {
-  return {(Register)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p)};
+FW_INLINE Vec<float> load(const float *p, Index n) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
 }
-template <>
-FW_INLINE Lanes<double> Lanes<double>::load(const double* p, ptrdiff_t n) {
-  return {(Register)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p)};
+FW_INLINE Vec<double> load(const double *p, Index n) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
 }
-template <>
-FW_INLINE void Lanes<float>::store(float* p, ptrdiff_t n) const {
-  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)r);
+FW_INLINE void store(float *p, Vec<float> x, Index n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)x);
 }
-template <>
-FW_INLINE void Lanes<double>::store(double* p, ptrdiff_t n) const {
-  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)r);
+FW_INLINE void store(double *p, Vec<double> x, Index n) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)x);
 }
 #elif defined(__AVX2__)
 alignas(32) inline constexpr int32_t kTail[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
-FW_INLINE __m256i tail_mask(ptrdiff_t words) {  // the first so many of eight
-  return _mm256_loadu_si256((const __m256i*)(kTail + 8 - words));
+FW_INLINE __m256i tail_mask(Index words) {  // the first so many of eight
+  return _mm256_loadu_si256((const __m256i *)(kTail + 8 - words));
 }
-template <>
-FW_INLINE Lanes<float> Lanes<float>::load(const float* p, ptrdiff_t n) {
-  return {(Register)_mm256_maskload_ps(p, tail_mask(n))};
+FW_INLINE Vec<float> load(const float *p, Index n) {
+  return (Vec<float>)_mm256_maskload_ps(p, tail_mask(n));
 }
-template <>
-FW_INLINE Lanes<double> Lanes<double>::load(const double* p, ptrdiff_t n) {
-  return {(Register)_mm256_maskload_pd(p, tail_mask(2 * n))};
+FW_INLINE Vec<double> load(const double *p, Index n) {
+  return (Vec<double>)_mm256_maskload_pd(p, tail_mask(2 * n));
 }
-template <>
-FW_INLINE void Lanes<float>::store(float* p, ptrdiff_t n) const {
-  _mm256_maskstore_ps(p, tail_mask(n), (__m256)r);
+FW_INLINE void store(float *p, Vec<float> x, Index n) {
+  _mm256_maskstore_ps(p, tail_mask(n), (__m256)x);
 }
-template <>
-FW_INLINE void Lanes<double>::store(double* p, ptrdiff_t n) const {
-  _mm256_maskstore_pd(p, tail_mask(2 * n), (__m256d)r);
+FW_INLINE void store(double *p, Vec<double> x, Index n) {
+  _mm256_maskstore_pd(p, tail_mask(2 * n), (__m256d)x);
 }
 #else
-template <class Real>
-FW_INLINE Lanes<Real> Lanes<Real>::load(const Real* p, ptrdiff_t n) {
-  Lanes v = {};
-  for (int i = 0; i < count - 1; ++i)
-    if (i < n) v.r[i] = p[i];
-  return v;
+template <class Real> FW_INLINE Vec<Real> load(const Real *p, Index n) {
+  Vec<Real> x{};
+  for (Index i = 0; i < kWidth<Real> - 1; ++i)
+    if (i < n) x[i] = p[i];
+  return x;
 }
-template <class Real>
-FW_INLINE void Lanes<Real>::store(Real* p, ptrdiff_t n) const {
-  for (int i = 0; i < count - 1; ++i)
-    if (i < n) p[i] = r[i];
+template <class Real> FW_INLINE void store(Real *p, Vec<Real> x, Index n) {
+  for (Index i = 0; i < kWidth<Real> - 1; ++i)
+    if (i < n) p[i] = x[i];
 }
 #endif
 
-// All lanes added up, always in the same order: halves onto each other.
-template <class Real, int n>
-struct Part {
-  typedef Real Register __attribute__((vector_size(n * sizeof(Real))));
-};
-template <class Real, int n>
-FW_INLINE Real sum_halves(typename Part<Real, n>::Register r) {
-  if constexpr (n == 2) {
-    return r[0] + r[1];
-  } else {
-    typename Part<Real, n / 2>::Register half[2];
-    __builtin_memcpy(half, &r, sizeof r);
-    return sum_halves<Real, n / 2>(half[0] + half[1]);
+template <class Real> FW_INLINE Vec<Real> relu(Vec<Real> x) {
+  return x <= 0 ? Vec<Real>{} : x;  // like torch.relu, it hands NaN on
+}
+
+// Lanes start, start + step, ...
+template <class Real, int start, int step> FW_INLINE typename Register<Real>::Integers counting() {
+  return []<int... i>(std::integer_sequence<int, i...>) {
+    return typename Register<Real>::Integers{(start + step * i)...};
+  }(std::make_integer_sequence<int, int(kWidth<Real>)>{});
+}
+
+// The first n lanes; the others zero.
+template <class Real> FW_INLINE Vec<Real> first(Vec<Real> x, Index n) {
+  const auto lanes = counting<Real, 0, 1>();
+  return lanes < decltype(lanes[0] + 0)(n) ? x : Vec<Real>{};
+}
+
+// Sums of neighbouring lanes, those of a before those of b.
+template <class Real> FW_INLINE Vec<Real> pair_sums(Vec<Real> a, Vec<Real> b) {
+#if defined(__clang__)
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, (2 * i)...) +
+           __builtin_shufflevector(a, b, (2 * i + 1)...);
+  }(std::make_integer_sequence<int, int(kWidth<Real>)>{});
+#else
+  return __builtin_shuffle(a, b, counting<Real, 0, 2>()) +
+         __builtin_shuffle(a, b, counting<Real, 1, 2>());
+#endif
+}
+
+// Lane i of the result is the sum of all lanes of x[i]; count is a power of two up to the width.
+template <class Real, Index count> FW_INLINE Vec<Real> sums(const Vec<Real> *x) {
+  static_assert(count <= kWidth<Real>);
+  Vec<Real> left[count];
+  for (Index i = 0; i < count; ++i) left[i] = x[i];
+  FW_UNROLL(8)
+  for (Index half = count / 2; half > 0; half /= 2) {
+    FW_UNROLL(8)
+    for (Index i = 0; i < half; ++i) left[i] = pair_sums<Real>(left[2 * i], left[2 * i + 1]);
   }
+  Vec<Real> sum = left[0];
+  FW_UNROLL(8)
+  for (Index parts = kWidth<Real> / count; parts > 1; parts /= 2) sum = pair_sums<Real>(sum, sum);
+  return sum;
 }
-template <class Real>
-FW_INLINE Real sum(Lanes<Real> v) {
-  return sum_halves<Real, Lanes<Real>::count>(v.r);
-}
+
+template <class Real> FW_INLINE Real sum_of(Vec<Real> x) { return sums<Real, 1>(&x)[0]; }
 
 }}  // namespace fastweights::FW_SET
