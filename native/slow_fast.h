@@ -1,53 +1,87 @@
-// A step of slow and fast weights in one pass over memory. src/fastweights/ops/slow_fast/reference.py
-// says what is computed.
+// A step of slow and fast weights in one pass over memory.
+// src/fastweights/ops/slow_fast/reference.py says what is computed.
 #pragma once
 
+#include "simd.h"
 #include "work.h"
 
 namespace fastweights { inline namespace FW_SET {
 
-// Weights that one thread takes at a time: six such float arrays fit in a cache of 512 KiB. Their
-// place in the tensor does not depend on the number of threads, so neither does any bit.
-constexpr int64_t kSpan = 16384;
+// Weights that a thread takes at a time: six such float arrays fit in a cache of 512 KiB. Where a
+// span begins does not depend on the number of threads, so no bit of the result does.
+constexpr Index kSpan = 16384;
 
-// The tensors of one call as rows of addresses, and what is done to each.
+struct WeightTensor {
+  int64_t size;
+  void *weights, *gradients, *slow, *fast, *updates;  // w, g, s, f and the fast update
+  void *moment, *square;     // what the slow optimizer remembers: momentum; Adam's squares
+  double step_size, scale;   // Adam's, corrected for the number of steps
+};
+
 struct SlowFastStep : Work {
-  int64_t tensors;
-  const int64_t* sizes;
-  void* const* weights;    // w, written
-  void* const* gradients;  // g, read
-  void* const* slow;       // s
-  void* const* fast;       // f
-  void* const* updates;    // the fast update
-  double sign;             // -1 to climb
-  double weight_decay;
+  int64_t count;
+  const WeightTensor *tensors;
+  double sign;  // -1 to climb
   double fast_momentum, fast_lr, keep;
 };
 
 struct SgdStep : SlowFastStep {
-  void* const* velocities;
-  // velocity <- velocity_keep velocity + velocity_gain gradient
-  // s <- s - (along_gradient gradient + along_velocity velocity)
-  double velocity_keep, velocity_gain, along_gradient, along_velocity;
+  // v <- moment_keep v + moment_gain g',  s <- s - rate (v, or g' + momentum v for Nesterov's),
+  // with g' = sign g + weight_decay s
+  double weight_decay, moment_keep, moment_gain, rate, momentum;
+  int64_t nesterov;
 };
 
-// Calls span(tensor, first, end) for ranges of elements until all are claimed.
-template <class Span>
-FW_INLINE void for_each_span(SlowFastStep& step, Span span) {
-  int64_t tensor = 0, before = 0;  // spans of the tensors before this one
-  int64_t claimed = step.claim();
-  while (tensor < step.tensors) {
-    const int64_t size = step.sizes[tensor], first = (claimed - before) * kSpan;
-    if (first < size) {
-      span(tensor, first, first + kSpan < size ? first + kSpan : size);
-      claimed = step.claim();
-    } else {
-      before += (size + kSpan - 1) / kSpan;
-      ++tensor;
+struct AdamStep : SlowFastStep {
+  // m <- m + moment_gain (g' - m),  q <- square_keep q + square_gain g'^2,
+  // s <- slow_keep s - step_size m / (scale sqrt(q) + eps),  with g' = sign g + weight_decay s
+  double weight_decay, slow_keep, moment_gain, square_keep, square_gain, eps;
+};
+
+// Moves all tensors, a vector at a time; slow_step(tensor, load, store, i, gradient, s) returns the
+// new slow weights. Tails are loaded and stored in part and computed like everything else, so that
+// no bit depends on where a weight is.
+template <class Real, class SlowStep> FW_INLINE void move(SlowFastStep &step, SlowStep slow_step) {
+  using V = Vec<Real>;
+  const V sign = all(Real(step.sign)), keep = all(Real(step.keep));
+  const V momentum = all(Real(step.fast_momentum)), rate = all(Real(step.fast_lr));
+  const auto vector = [&](const WeightTensor &tensor, Index i, auto load_part, auto store_part) {
+    const auto load = [&](void *array) { return load_part(static_cast<Real *>(array) + i); };
+    const auto store = [&](void *array, V x) { store_part(static_cast<Real *>(array) + i, x); };
+    const V gradient = sign * load(tensor.gradients);
+    const V slow = slow_step(tensor, load, store, gradient, load(tensor.slow));
+    const V update = momentum * load(tensor.updates) - rate * gradient;
+    const V fast = keep * (load(tensor.fast) + update);
+    store(tensor.slow, slow);
+    store(tensor.updates, update);
+    store(tensor.fast, fast);
+    store(tensor.weights, slow + fast);
+  };
+  Index index = 0, before = 0;  // before: spans of the tensors before this one
+  Index claimed = step.claim();
+  while (index < step.count) {
+    const WeightTensor tensor = step.tensors[index];
+    const Index start = (claimed - before) * kSpan;
+    if (start >= tensor.size) {
+      before += (tensor.size + kSpan - 1) / kSpan;
+      ++index;
+      continue;
     }
+    const Index end = start + kSpan < tensor.size ? start + kSpan : tensor.size;
+    Index i = start;
+    for (; i + kWidth<Real> <= end; i += kWidth<Real>) {
+      vector(
+          tensor, i, [](Real *p) { return load(p); }, [](Real *p, V x) { store(p, x); });
+    }
+    if (const Index n = end - i; n > 0) {
+      vector(
+          tensor, i, [n](Real *p) { return load(p, n); }, [n](Real *p, V x) { store(p, x, n); });
+    }
+    claimed = step.claim();
   }
 }
 
+<<<<<<< HEAD
 // Calls body(offset, load, store) for a register of elements at a time; the last may be partial.
 template <class Real, class Body>
 FW_INLINE void for_each_register(int64_t first, int64_t end, Body body) {
@@ -93,6 +127,47 @@ void sgd_step(SgdStep& step) {
       store(f + i, fast);
       store(w + i, slow + fast);
     });
+=======
+// What is not asked for is left out, not multiplied by zero: infinity would become NaN.
+template <class Real> FW_INLINE Vec<Real> decayed(Vec<Real> gradient, double decay, Vec<Real> slow) {
+  return decay != 0 ? gradient + all(Real(decay)) * slow : gradient;
+}
+
+template <class Real> void sgd_step(SgdStep &step) {
+  using V = Vec<Real>;
+  const V moment_keep = all(Real(step.moment_keep)), moment_gain = all(Real(step.moment_gain));
+  const V rate = all(Real(step.rate)), momentum = all(Real(step.momentum));
+  const double decay = step.weight_decay;
+  const bool nesterov = step.nesterov;
+  move<Real>(step, [=](const WeightTensor &tensor, auto load, auto store, V gradient, V slow) {
+    gradient = decayed<Real>(gradient, decay, slow);
+    const V moment = moment_keep * load(tensor.moment) + moment_gain * gradient;
+    store(tensor.moment, moment);
+    return slow - rate * (nesterov ? gradient + momentum * moment : moment);
+  });
+}
+
+template <class Real> FW_INLINE Vec<Real> square_root(Vec<Real> x) {
+  for (Index i = 0; i < kWidth<Real>; ++i) x[i] = Real(__builtin_sqrt(x[i]));
+  return x;
+}
+
+template <class Real> void adam_step(AdamStep &step) {
+  using V = Vec<Real>;
+  const double decay = step.weight_decay;
+  const V slow_keep = all(Real(step.slow_keep)), moment_gain = all(Real(step.moment_gain));
+  const V square_keep = all(Real(step.square_keep)), square_gain = all(Real(step.square_gain));
+  const V eps = all(Real(step.eps));
+  move<Real>(step, [=](const WeightTensor &tensor, auto load, auto store, V gradient, V slow) {
+    gradient = decayed<Real>(gradient, decay, slow);
+    V moment = load(tensor.moment);
+    moment += moment_gain * (gradient - moment);
+    const V square = square_keep * load(tensor.square) + square_gain * (gradient * gradient);
+    store(tensor.moment, moment);
+    store(tensor.square, square);
+    const V scale = all(Real(tensor.scale)), step_size = all(Real(tensor.step_size));
+    return slow_keep * slow - step_size * moment / (scale * square_root<Real>(square) + eps);
+>>>>>>> native-build
   });
 }
 

@@ -1,14 +1,14 @@
-"""Slow and fast weights on the CPU in one pass over memory, the slow moved by SGD with momentum.
+"""Slow and fast weights on the CPU in one pass over memory, the slow moved by SGD or by Adam.
 
-Ten arrays move (v, s, f, Δf in and out, g in, w out) where separate operations would move
-twenty-five, and `torch.optim.SGD` alone moves eight (foreach) or five (fused).
+With SGD and momentum ten arrays move (v, s, f, Δf in and out, g in, w out) where separate
+operations would move twenty-five, and `torch.optim.SGD` alone moves eight (foreach) or five
+(fused). With Adam there are two more.
 """
 
 from __future__ import annotations
 
 import ctypes
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,29 +16,43 @@ from torch import Tensor
 from fastweights.ops import native
 from fastweights.ops.threads import threads_for
 
-__all__ = ["sgd_step", "why_not"]
+__all__ = ["adam_step", "sgd_step", "why_not"]
 
 _SERIAL_BELOW = 65536  # fewer weights than this are done before other threads have woken up
 _SPAN = 16384  # weights that a thread takes at a time, kSpan in native/slow_fast.h
 
 
-class _SlowFastStep(native.Work):
-    """The struct of that name in ``native/slow_fast.h``."""
+class _WeightTensor(ctypes.Structure):
+    """As in ``native/slow_fast.h``."""
 
     _fields_ = (
-        ("tensors", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("sizes", "weights", "gradients")),
-        *((name, ctypes.c_void_p) for name in ("slow", "fast", "updates")),
-        *((name, ctypes.c_double) for name in ("sign", "weight_decay")),
-        *((name, ctypes.c_double) for name in ("fast_momentum", "fast_lr", "keep")),
+        ("size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("weights", "gradients", "slow", "fast", "updates")),
+        *((name, ctypes.c_void_p) for name in ("moment", "square")),
+        *((name, ctypes.c_double) for name in ("step_size", "scale")),
+    )
+
+
+class _SlowFastStep(native.Work):
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("tensors", ctypes.POINTER(_WeightTensor)),
+        *((name, ctypes.c_double) for name in ("sign", "fast_momentum", "fast_lr", "keep")),
     )
 
 
 class _SgdStep(_SlowFastStep):
     _fields_ = (
-        ("velocities", ctypes.c_void_p),
-        *((name, ctypes.c_double) for name in ("velocity_keep", "velocity_gain")),
-        *((name, ctypes.c_double) for name in ("along_gradient", "along_velocity")),
+        *((name, ctypes.c_double) for name in ("weight_decay", "moment_keep", "moment_gain")),
+        *((name, ctypes.c_double) for name in ("rate", "momentum")),
+        ("nesterov", ctypes.c_int64),
+    )
+
+
+class _AdamStep(_SlowFastStep):
+    _fields_ = (
+        *((name, ctypes.c_double) for name in ("weight_decay", "slow_keep", "moment_gain")),
+        *((name, ctypes.c_double) for name in ("square_keep", "square_gain", "eps")),
     )
 
 
@@ -96,26 +110,93 @@ def sgd_step(
     """
     if not weights:
         return
-    sizes = [weight.numel() for weight in weights]
-    columns = (weights, gradients, slow, fast, updates, buffers)
-    rows = [array("q", sizes)]
-    rows += (array("q", [tensor.data_ptr() for tensor in column]) for column in columns)
-    *addresses, velocities = (row.buffer_info()[0] for row in rows)
     step = _SgdStep(
-        0, 0, 0, len(sizes), *addresses,
         sign=-1.0 if maximize else 1.0,
-        weight_decay=weight_decay,
         fast_momentum=fast_momentum,
         fast_lr=fast_lr,
         keep=keep,
-        velocities=velocities,
-        velocity_keep=0.0 if first else slow_momentum,
-        velocity_gain=1.0 if first else 1.0 - dampening,
-        along_gradient=slow_lr if nesterov else 0.0,
-        along_velocity=slow_lr * slow_momentum if nesterov else slow_lr,
-    )  # fmt: skip
+        weight_decay=weight_decay,
+        moment_keep=0.0 if first else slow_momentum,
+        moment_gain=1.0 if first else 1.0 - dampening,
+        rate=slow_lr,
+        momentum=slow_momentum,
+        nesterov=nesterov,
+    )
+    _run("sgd_step", step, (weights, gradients, slow, fast, updates, buffers))
+
+
+def adam_step(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    moments: list[Tensor],
+    squares: list[Tensor],
+    slow: list[Tensor],
+    fast: list[Tensor],
+    updates: list[Tensor],
+    *,
+    steps: Sequence[float],
+    slow_lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    fast_lr: float,
+    fast_momentum: float,
+    keep: float,
+    maximize: bool = False,
+) -> None:
+    """Both halves of the update in place; arguments and result as in the reference.
+
+    All tensors share one dtype, and `why_not` has nothing against any of them. The result does not
+    depend on the number of threads.
+
+    Example:
+        >>> start = (3.0, 2.0, 0.0, 0.0, 2.0, 1.0, 0.0)
+        >>> w, g, m, q, s, f, update = (torch.tensor([x]) for x in start)
+        >>> adam_step([w], [g], [m], [q], [s], [f], [update], steps=[1], slow_lr=0.5,
+        ...           betas=(0.5, 0.5), eps=0.0, weight_decay=0.0, decoupled=True, fast_lr=0.5,
+        ...           fast_momentum=0.5, keep=0.5)
+        >>> w, s, f
+        (tensor([1.5000]), tensor([1.5000]), tensor([0.]))
+    """
+    if not weights:
+        return
+    first, second = betas
+    step = _AdamStep(
+        sign=-1.0 if maximize else 1.0,
+        fast_momentum=fast_momentum,
+        fast_lr=fast_lr,
+        keep=keep,
+        weight_decay=0.0 if decoupled else weight_decay,
+        slow_keep=1.0 - slow_lr * weight_decay if decoupled else 1.0,
+        moment_gain=1.0 - first,
+        square_keep=second,
+        square_gain=1.0 - second,
+        eps=eps,
+    )
+    columns = (weights, gradients, slow, fast, updates, moments, squares)
+    corrections = (
+        [slow_lr / (1.0 - first**n) for n in steps],
+        [(1.0 - second**n) ** -0.5 for n in steps],
+    )
+    _run("adam_step", step, columns, corrections)
+
+
+def _run(
+    kernel: str,
+    step: _SlowFastStep,
+    columns: tuple[list[Tensor], ...],
+    corrections: tuple[list[float], ...] = (),
+) -> None:
+    """Run a kernel: ``columns`` and ``corrections`` fill the fields of `_WeightTensor` in turn."""
+    weights = columns[0]
+    sizes = [weight.numel() for weight in weights]
+    addresses = ([tensor.data_ptr() for tensor in column] for column in columns)
+    rows = [_WeightTensor(*row) for row in zip(sizes, *addresses, *corrections, strict=True)]
+    step.count = len(rows)
+    step.tensors = (_WeightTensor * len(rows))(*rows)
     # Autograd cannot see the writing, and must: a backward pass through changed weights is wrong.
     torch.autograd.graph.increment_version(weights)
     spans = sum(-(-size // _SPAN) for size in sizes)
     threads = 1 if sum(sizes) < _SERIAL_BELOW else threads_for(spans)
-    native.run(native.kernel("sgd_step", weights[0].dtype), step, threads)
+    native.run(native.kernel(kernel, weights[0].dtype), step, threads)
