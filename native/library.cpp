@@ -25,9 +25,6 @@ FW_EXPORT int fastweights_abi_version() { return 1; }
 FW_EXPORT int fastweights_vector_bytes() { return FW_VECTOR_BYTES; }
 
 FW_KERNEL(sgd_step, fastweights::SgdStep)
-<<<<<<< HEAD
+FW_KERNEL(adam_step, fastweights::AdamStep)
 FW_KERNEL(recurrence, fastweights::Recurrence)
 FW_KERNEL(recurrence_backward, fastweights::Recurrence)
-=======
-FW_KERNEL(adam_step, fastweights::AdamStep)
->>>>>>> native-build

@@ -30,13 +30,7 @@
 // A namespace of its own for each instruction set: were two ever linked into one program, no
 // function of one may stand in for the other's.
 #if defined(__AVX512F__)
-<<<<<<< HEAD
-#ifndef FW_VECTOR_BYTES
 #define FW_VECTOR_BYTES 64
-#endif
-=======
-#define FW_VECTOR_BYTES 64
->>>>>>> native-build
 #define FW_SET avx512
 #elif defined(__AVX2__)
 #define FW_VECTOR_BYTES 32
@@ -65,30 +59,6 @@ template <class Real> constexpr Index kWidth = FW_VECTOR_BYTES / sizeof(Real);
 // Numbers rounded up to whole vectors.
 template <class Real> constexpr Index whole(Index count) {
   return (count + kWidth<Real> - 1) / kWidth<Real> * kWidth<Real>;
-<<<<<<< HEAD
-}
-
-template <class Real> FW_INLINE Vec<Real> all(Real x) { return x - Vec<Real>{}; }
-
-template <class Real> FW_INLINE Vec<Real> load(const Real *p) {
-  Vec<Real> x;
-  memcpy(&x, p, sizeof x);
-  return x;
-}
-template <class Real> FW_INLINE void store(Real *p, Vec<Real> x) { memcpy(p, &x, sizeof x); }
-
-// The first n < kWidth lanes; the others are zero, or left alone in memory.
-#if defined(__AVX512F__) && FW_VECTOR_BYTES == 64
-FW_INLINE Vec<float> load(const float *p, Index n) {
-  return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
-}
-FW_INLINE Vec<double> load(const double *p, Index n) {
-  return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
-}
-FW_INLINE void store(float *p, Vec<float> x, Index n) {
-  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)x);
-}
-=======
 }
 
 template <class Real> FW_INLINE Vec<Real> all(Real x) { return x - Vec<Real>{}; }
@@ -111,7 +81,6 @@ FW_INLINE Vec<double> load(const double *p, Index n) {
 FW_INLINE void store(float *p, Vec<float> x, Index n) {
   _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)x);
 }
->>>>>>> native-build
 FW_INLINE void store(double *p, Vec<double> x, Index n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)x);
 }
@@ -145,7 +114,6 @@ template <class Real> FW_INLINE void store(Real *p, Vec<Real> x, Index n) {
 }
 #endif
 
-<<<<<<< HEAD
 // A row that is wanted a step later. Those of one sample stand far apart, which no cache foresees.
 template <class Real> FW_INLINE void prefetch(const Real *row, Index count) {
   for (Index i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(row + i);
@@ -160,22 +128,11 @@ template <class Real> FW_INLINE Vec<Real> relu(Vec<Real> x) {
 template <class Real> FW_INLINE Vec<Real> counting() {
   return []<int... i>(std::integer_sequence<int, i...>) {
     return Vec<Real>{Real(i)...};
-=======
-template <class Real> FW_INLINE Vec<Real> relu(Vec<Real> x) {
-  return x <= 0 ? Vec<Real>{} : x;  // like torch.relu, it hands NaN on
-}
-
-// Lanes start, start + step, ...
-template <class Real, int start, int step> FW_INLINE typename Register<Real>::Integers counting() {
-  return []<int... i>(std::integer_sequence<int, i...>) {
-    return typename Register<Real>::Integers{(start + step * i)...};
->>>>>>> native-build
   }(std::make_integer_sequence<int, int(kWidth<Real>)>{});
 }
 
 // The first n lanes; the others zero.
 template <class Real> FW_INLINE Vec<Real> first(Vec<Real> x, Index n) {
-<<<<<<< HEAD
   return counting<Real>() < Real(n) ? x : Vec<Real>{};
 }
 
@@ -231,39 +188,6 @@ FW_INLINE auto sums(const typename Part<Real, lanes>::Type *x) {
       half[i] = pair_sums<Real, lanes, apart>(x[2 * i], x[2 * i + 1]);
     return sums<Real, count / 2, lanes, 2 * apart>(half);
   }
-=======
-  const auto lanes = counting<Real, 0, 1>();
-  return lanes < decltype(lanes[0] + 0)(n) ? x : Vec<Real>{};
-}
-
-// Sums of neighbouring lanes, those of a before those of b.
-template <class Real> FW_INLINE Vec<Real> pair_sums(Vec<Real> a, Vec<Real> b) {
-#if defined(__clang__)
-  return [&]<int... i>(std::integer_sequence<int, i...>) {
-    return __builtin_shufflevector(a, b, (2 * i)...) +
-           __builtin_shufflevector(a, b, (2 * i + 1)...);
-  }(std::make_integer_sequence<int, int(kWidth<Real>)>{});
-#else
-  return __builtin_shuffle(a, b, counting<Real, 0, 2>()) +
-         __builtin_shuffle(a, b, counting<Real, 1, 2>());
-#endif
-}
-
-// Lane i of the result is the sum of all lanes of x[i]; count is a power of two up to the width.
-template <class Real, Index count> FW_INLINE Vec<Real> sums(const Vec<Real> *x) {
-  static_assert(count <= kWidth<Real>);
-  Vec<Real> left[count];
-  for (Index i = 0; i < count; ++i) left[i] = x[i];
-  FW_UNROLL(8)
-  for (Index half = count / 2; half > 0; half /= 2) {
-    FW_UNROLL(8)
-    for (Index i = 0; i < half; ++i) left[i] = pair_sums<Real>(left[2 * i], left[2 * i + 1]);
-  }
-  Vec<Real> sum = left[0];
-  FW_UNROLL(8)
-  for (Index parts = kWidth<Real> / count; parts > 1; parts /= 2) sum = pair_sums<Real>(sum, sum);
-  return sum;
->>>>>>> native-build
 }
 
 template <class Real> FW_INLINE Real sum_of(Vec<Real> x) { return sums<Real, 1>(&x)[0]; }

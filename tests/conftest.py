@@ -19,7 +19,6 @@ settings.load_profile("fastweights")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-<<<<<<< HEAD
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes many minutes runs only where it is asked for, with ``-m exhaustive``."""
     if "exhaustive" in config.option.markexpr:
@@ -28,7 +27,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
-=======
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--record-kernel-calls",
@@ -46,7 +46,6 @@ def _record_kernel_calls(request):
     else:
         with recording(folder):
             yield
->>>>>>> native-build
 
 
 @pytest.fixture(autouse=True)
