@@ -81,53 +81,6 @@ template <class Real, class SlowStep> FW_INLINE void move(SlowFastStep &step, Sl
   }
 }
 
-<<<<<<< HEAD
-// Calls body(offset, load, store) for a register of elements at a time; the last may be partial.
-template <class Real, class Body>
-FW_INLINE void for_each_register(int64_t first, int64_t end, Body body) {
-  using V = Vec<Real>;
-  int64_t i = first;
-  for (; i + kWidth<Real> <= end; i += kWidth<Real>) {
-    body(
-        i, [](const Real* p) { return fastweights::load(p); }, [](Real* p, V v) { fastweights::store(p, v); });
-  }
-  if (const int64_t n = end - i; n > 0) {
-    body(
-        i, [n](const Real* p) { return fastweights::load(p, n); }, [n](Real* p, V v) { fastweights::store(p, v, n); });
-  }
-}
-
-template <class Real>
-void sgd_step(SgdStep& step) {
-  using V = Vec<Real>;
-  const V sign = all<Real>(Real(step.sign)), decay = all<Real>(Real(step.weight_decay));
-  const V velocity_keep = all<Real>(Real(step.velocity_keep));
-  const V velocity_gain = all<Real>(Real(step.velocity_gain));
-  const V along_gradient = all<Real>(Real(step.along_gradient));
-  const V along_velocity = all<Real>(Real(step.along_velocity));
-  const V momentum = all<Real>(Real(step.fast_momentum));
-  const V gain = all<Real>(Real(-step.sign * step.fast_lr)), keep = all<Real>(Real(step.keep));
-  for_each_span(step, [&](int64_t tensor, int64_t first, int64_t end) {
-    Real* const w = static_cast<Real*>(step.weights[tensor]);
-    const Real* const g = static_cast<const Real*>(step.gradients[tensor]);
-    Real* const s = static_cast<Real*>(step.slow[tensor]);
-    Real* const f = static_cast<Real*>(step.fast[tensor]);
-    Real* const u = static_cast<Real*>(step.updates[tensor]);
-    Real* const v = static_cast<Real*>(step.velocities[tensor]);
-    for_each_register<Real>(first, end, [&](int64_t i, auto load, auto store) {
-      const V raw = load(g + i), before = load(s + i);
-      const V gradient = decay * before + sign * raw;
-      const V velocity = velocity_keep * load(v + i) + velocity_gain * gradient;
-      const V slow = before - (along_velocity * velocity + along_gradient * gradient);
-      const V update = momentum * load(u + i) + gain * raw;
-      const V fast = keep * (load(f + i) + update);
-      store(v + i, velocity);
-      store(s + i, slow);
-      store(u + i, update);
-      store(f + i, fast);
-      store(w + i, slow + fast);
-    });
-=======
 // What is not asked for is left out, not multiplied by zero: infinity would become NaN.
 template <class Real> FW_INLINE Vec<Real> decayed(Vec<Real> gradient, double decay, Vec<Real> slow) {
   return decay != 0 ? gradient + all(Real(decay)) * slow : gradient;
@@ -167,7 +120,6 @@ template <class Real> void adam_step(AdamStep &step) {
     store(tensor.square, square);
     const V scale = all(Real(tensor.scale)), step_size = all(Real(tensor.step_size));
     return slow_keep * slow - step_size * moment / (scale * square_root<Real>(square) + eps);
->>>>>>> native-build
   });
 }
 
