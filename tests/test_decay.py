@@ -265,7 +265,7 @@ def test_impossible_sums_of_exponentials():
         ([1.0], [0.5, 0.5], "as many, and at least one, got 1 and 2"),
         ([0.5, 0.4], [0.5, 0.5], "add up to 1, got 0.9"),
         ([1.0], [0.0], r"rates must lie in \(0, 1\]"),
-        ([1.0], [1.5], r"rates must lie in \[0, 1\]"),
+        ([1.0], [1.5], r"rates must lie in \(0, 1\]"),
         ([math.nan], [0.5], "shares must lie in"),
     ]:
         with pytest.raises(ValueError, match=message):
