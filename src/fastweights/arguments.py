@@ -39,11 +39,12 @@ def check_integer(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> 
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < low:
+    number = int(value)
+    if number < low:
         raise ValueError(f"{name} must be at least {low}, got {_shown(value)}")
-    if value > high:
+    if number > high:
         raise ValueError(f"{name} must be at most {high}, got {_shown(value)}")
-    return int(value)
+    return number
 
 
 def check_number(
@@ -59,26 +60,28 @@ def check_number(
         >>> check_number("norm_eps", 0.0, 0, ends="()")
         Traceback (most recent call last):
         ...
-        ValueError: norm_eps must lie in (0, inf), got 0.0
+        ValueError: norm_eps must be finite and above 0, got 0.0
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:  # an integer or a fraction beyond what a float can hold
-        number = math.inf if value > 0 else -math.inf
-    left = "(" if low == -math.inf else ends[0]
-    right = ")" if high == math.inf else ends[1]
-    above = low < number or (left == "[" and low == number)
-    below = number < high or (right == "]" and high == number)
-    if not (above and below):  # NaN compares false, so it is refused here too
-        raise ValueError(
-            f"{name} must lie in {left}{low:g}, {high:g}{right}, got {_shown(value)}"
-        )
-    return number
+        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
+    above = low < number or (ends[0] == "[" and low == number)
+    below = number < high or (ends[1] == "]" and high == number)
+    if above and below and math.isfinite(number):  # NaN is neither
+        return number
+    if high < math.inf:
+        expected = f"lie in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    elif low > -math.inf:
+        expected = f"be finite and {'at least' if ends[0] == '[' else 'above'} {low:g}"
+    else:
+        expected = "be finite"
+    raise ValueError(f"{name} must {expected}, got {_shown(value)}")
 
 
-def _shown(value: numbers.Real) -> str:
+def _shown(value: object) -> str:
     try:
         text = str(value)
     except ValueError:  # Python does not write out integers of thousands of digits

@@ -25,6 +25,7 @@ stays in its valid range whatever the optimizer does to it. All can be made on t
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import math
 import numbers
@@ -59,8 +60,8 @@ class Decay(nn.Module):
         fixed: what r depends on, as a number, where that never changes by itself; None where r is
             learned or comes from a buffer, and for classes from elsewhere, of which nobody knows.
         horizon: ages of ``horizon`` and more have r = 0 (at least in single precision), so older
-            memories need not be kept; None when every age counts. Without a horizon, a memory that is not recurrent is kept
-            as the vectors themselves, one more with every step.
+            memories need not be kept; None when every age counts. A decay that has no horizon and
+            is not recurrent keeps every vector, one more with each step.
 
     A decay of one's own that holds tensors should say in :meth:`reset_parameters` what they start
     from: that is what layers, and whoever makes models on the meta device, call.
@@ -146,10 +147,10 @@ class Decay(nn.Module):
 def has_values(x: Tensor) -> bool:
     """Whether numbers are there to be looked at: on no meta device, and not under a transform."""
     return (
-        not x.is_meta
+        not torch.compiler.is_compiling()
+        and not x.is_meta
         and type(x) in (Tensor, nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch._C._are_functorch_transforms_active()
     )
 
@@ -540,6 +541,28 @@ class Free(Decay):
 
     def extra_repr(self) -> str:
         return f"length={self.horizon}, learnable={self.learnable}"
+
+
+def made_anew(decay: Decay, device: torch.device) -> Decay:
+    """A copy on ``device`` with the values that the decay was made with.
+
+    Raises:
+        ValueError: the decay is on the meta device, and a class from elsewhere that cannot say what
+            its values were.
+    """
+    own = copy.deepcopy(decay)
+    tensors = itertools.chain(own.parameters(), own.buffers())
+    if device.type == "meta" or not any(tensor.is_meta for tensor in tensors):
+        own.to(device=device)
+    elif type(own).reset_parameters is Decay.reset_parameters:
+        raise ValueError(
+            f"decay is a {type(own).__name__} on the meta device and has no reset_parameters() to "
+            f"give it its values on {device}; make it there, or write that method"
+        )
+    else:
+        own.to_empty(device=device)
+    own.reset_parameters()
+    return own
 
 
 def as_decay(decay: Decay | float) -> Decay:
