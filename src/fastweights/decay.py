@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_values
 
 __all__ = [
     "Decay",
@@ -188,8 +189,7 @@ class Exponential(Decay):
 
     def reset_parameters(self) -> None:
         if self.learnable:
-            with torch.no_grad():
-                self.logit_rate.fill_(math.log(self._rate) - math.log1p(-self._rate))
+            set_values(self.logit_rate, math.log(self._rate) - math.log1p(-self._rate))
 
     @property
     def fixed(self) -> float | None:
@@ -221,12 +221,6 @@ def _numbers(
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of numbers, got {type(values).__name__}")
     return [check_number(name, value, low, high, ends) for value in values]
-
-
-def _fill(tensor: Tensor, values: list[float]) -> None:
-    """The values in the place of what a tensor holds; on the meta device that is nothing."""
-    with torch.no_grad():
-        tensor.copy_(torch.tensor(values, dtype=torch.float64, device=tensor.device))
 
 
 class SumOfExponentials(Decay):
@@ -270,8 +264,8 @@ class SumOfExponentials(Decay):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        _fill(self.shares, self._shares)
-        _fill(self.speeds, self._speeds)
+        set_values(self.shares, torch.tensor(self._shares, dtype=torch.float64, device="cpu"))
+        set_values(self.speeds, torch.tensor(self._speeds, dtype=torch.float64, device="cpu"))
 
     def _each(self, ages: Tensor) -> Tensor:
         return torch.exp(-ages[..., None] * self.speeds.to(ages.dtype))
@@ -302,8 +296,7 @@ class _WithExponent(Decay):
 
     def reset_parameters(self) -> None:
         if self.learnable:
-            with torch.no_grad():
-                self.log_exponent.fill_(math.log(self._exponent))
+            set_values(self.log_exponent, math.log(self._exponent))
 
     @property
     def fixed(self) -> float | None:
@@ -532,7 +525,7 @@ class Free(Decay):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        _fill(self.values, self._start)
+        set_values(self.values, torch.tensor(self._start, dtype=torch.float64, device="cpu"))
 
     def _at(self, ages: Tensor) -> Tensor:
         values: Tensor = self.values

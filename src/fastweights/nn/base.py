@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastweights.arguments import check_flag, check_integer, check_number
 from fastweights.decay import Decay, as_decay, made_anew
+from fastweights.initial import set_identity, set_normal, set_values
 from fastweights.nn.conventions import autocasts, check_dtype, without_autocast
 from fastweights.nn.state import FastWeightsState, warn_of_growth
 from fastweights.nn.write_rate import choose_write_rate, feeds_back, overflow_of
@@ -138,19 +139,18 @@ class FastWeightsBase(nn.Module):
         self.decays[suffix.lstrip("_") or "cell"] = own
 
     def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
-        with torch.no_grad():
-            _tight_frame(self._get("weight_ih", suffix), input_scale)
-            nn.init.eye_(self._get("weight_hh", suffix)).mul_(recurrent_scale)
-            if self._has_bias:
-                self._get("bias", suffix).zero_()
-            if self._options.layer_norm:
-                self._get("norm_weight", suffix).fill_(1.0)
-                self._get("norm_bias", suffix).zero_()
-            if self.memory in ("random", "learned"):
-                std = self.memory_scale / math.sqrt(self.hidden_size)
-                self._get("weight_memory", suffix).normal_(std=std)
-            if self.learn_write_rate:
-                self._get("log_write_rate", suffix).fill_(math.log(self.write_rate))
+        _tight_frame(self._get("weight_ih", suffix), input_scale)
+        set_identity(self._get("weight_hh", suffix), recurrent_scale)
+        if self._has_bias:
+            set_values(self._get("bias", suffix), 0.0)
+        if self._options.layer_norm:
+            set_values(self._get("norm_weight", suffix), 1.0)
+            set_values(self._get("norm_bias", suffix), 0.0)
+        if self.memory in ("random", "learned"):
+            std = self.memory_scale / math.sqrt(self.hidden_size)
+            set_normal(self._get("weight_memory", suffix), std)
+        if self.learn_write_rate:
+            set_values(self._get("log_write_rate", suffix), math.log(self.write_rate))
         self._layer_decay(suffix).reset_parameters()
 
     @property
@@ -310,6 +310,7 @@ def _tight_frame(weight: Tensor, scale: float) -> None:
     Its columns, the vectors of one-hot inputs, are as far apart as they can be.
     """
     # QR needs single precision at least.
-    drawn = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    drawn = torch.empty(weight.shape, dtype=wide, device=weight.device)
     nn.init.orthogonal_(drawn)
-    weight.copy_(drawn.mul_(scale * math.sqrt(max(weight.shape))))
+    set_values(weight, drawn.mul_(scale * math.sqrt(max(weight.shape))))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_identity, set_normal, set_values
 from fastweights.nn.conventions import check_dtype
 
 __all__ = ["irnn"]
@@ -90,11 +91,10 @@ class IRNN(nn.RNN):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.startswith("weight_hh"):
-                    nn.init.eye_(parameter).mul_(self.identity_scale)
-                elif name.startswith("weight_ih"):
-                    parameter.normal_(std=self.input_std)
-                else:
-                    parameter.zero_()
+        for name, parameter in self.named_parameters():
+            if name.startswith("weight_hh"):
+                set_identity(parameter, self.identity_scale)
+            elif name.startswith("weight_ih"):
+                set_normal(parameter, self.input_std)
+            else:
+                set_values(parameter, 0.0)

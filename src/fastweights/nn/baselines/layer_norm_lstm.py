@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_values
 from fastweights.nn.baselines.boundary import check_state, project, restore, time_first
 from fastweights.nn.conventions import RecurrentModule, check_dtype, one_state, without_autocast
 
@@ -111,7 +112,9 @@ class LayerNormLSTM(RecurrentModule):
                 self._get("weight_ih", k).uniform_(-bound, bound)
                 self._get("weight_hh", k).uniform_(-bound, bound)
                 if self.bias:
-                    self._get("bias", k).zero_()[hidden : 2 * hidden] = self.forget_bias
+                    bias = torch.zeros(4 * hidden, dtype=torch.float64, device="cpu")
+                    bias[hidden : 2 * hidden] = self.forget_bias
+                    set_values(self._get("bias", k), bias)
                 if self.layer_norm:
                     for name in ("ih", "hh", "cell"):
                         self._get(f"norm_{name}_weight", k).fill_(1.0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_identity, set_normal, set_values
 from fastweights.nn.baselines.boundary import check_state, project, restore, time_first
 from fastweights.nn.conventions import RecurrentModule, check_dtype, one_state, without_autocast
 
@@ -105,15 +106,14 @@ class LayerNormRNN(RecurrentModule):
         """
         input_scale = check_number("input_scale", input_scale, 0)
         recurrent_scale = check_number("recurrent_scale", recurrent_scale)
-        with torch.no_grad():
-            for k in range(self.num_layers):
-                above = math.sqrt(2 / self.hidden_size) if k else 1.0
-                self._get("weight_ih", k).normal_(std=input_scale * above)
-                nn.init.eye_(self._get("weight_hh", k)).mul_(recurrent_scale)
-                if self.bias:
-                    self._get("bias", k).zero_()
-                self._get("norm_weight", k).fill_(1.0)
-                self._get("norm_bias", k).zero_()
+        for k in range(self.num_layers):
+            above = math.sqrt(2 / self.hidden_size) if k else 1.0
+            set_normal(self._get("weight_ih", k), input_scale * above)
+            set_identity(self._get("weight_hh", k), recurrent_scale)
+            if self.bias:
+                set_values(self._get("bias", k), 0.0)
+            set_values(self._get("norm_weight", k), 1.0)
+            set_values(self._get("norm_bias", k), 0.0)
 
     def _get(self, name: str, layer: int) -> Any:
         return getattr(self, f"{name}_l{layer}")
