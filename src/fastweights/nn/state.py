@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastweights.decay import Decay, PowerLaw
 from fastweights.ops.fast_weights import LayerState
 
-__all__ = ["FastWeightsState"]
+__all__ = ["FastWeightsState", "warn_of_growth"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,6 +24,22 @@ class FastWeightsState:
     N is ``num_layers``, doubled when bidirectional, ordered as in ``nn.RNN``. Without a batch
     dimension (unbatched input) B is absent everywhere. At most one of ``history`` and ``matrix``
     is there: which one depends on the form that ran.
+
+    How many vectors there can be, for a state that is handed on from call to call:
+
+    ================================  ===========================================================
+    decay                             M at most
+    ================================  ===========================================================
+    exponential, step-indexed         a few times H, then one matrix instead
+    sum of C exponentials             a few times C·H, then C matrices instead
+    ``Free(length)``                  ``length``
+    ``Factorial`` that is not learned ``horizon``: 64 for an exponent of ½
+    ``PowerLaw``, learned factorial   **no bound**: one more with every step, 600 at step 600
+    ================================  ===========================================================
+
+    With ``form="attention"`` there is no matrix, and the first two have no bound either. A state
+    that has grown large in that way says so once;
+    :meth:`fastweights.decay.PowerLaw.as_exponentials` makes a power law that does not grow.
 
     Attributes:
         hidden: h(t), shape (N, B, H).
@@ -42,6 +61,30 @@ class FastWeightsState:
     steps: Tensor
     history: Tensor | None = None
     matrix: Tensor | None = None
+
+    @classmethod
+    def from_hidden(cls, hidden: Tensor) -> FastWeightsState:
+        """The state before the first step, with hidden vectors of one's own and an empty memory.
+
+        Args:
+            hidden: h(0), the ``h_0`` of an ``nn.RNN``, shape (N, B, H), or (N, H) unbatched.
+
+        Raises:
+            TypeError: ``hidden`` is not a tensor.
+            ValueError: it has another number of dimensions.
+
+        Example:
+            >>> import fastweights
+            >>> start = FastWeightsState.from_hidden(torch.ones(1, 2, 4))
+            >>> output, state = fastweights.FastWeightsRNN(3, 4)(torch.randn(5, 2, 3), start)
+        """
+        if not isinstance(hidden, Tensor):
+            raise TypeError(f"hidden must be a tensor, got {type(hidden).__name__}")
+        if hidden.dim() not in (2, 3):
+            raise ValueError(
+                f"hidden must have shape (N, B, H) or (N, H), got {tuple(hidden.shape)}"
+            )
+        return cls(hidden, torch.zeros(hidden.shape[1:-1], dtype=torch.int64, device=hidden.device))
 
     @classmethod
     def from_layers(cls, layers: Sequence[LayerState]) -> FastWeightsState:
@@ -137,6 +180,32 @@ class FastWeightsState:
         """An unbatched state as a batch of one."""
         where = {"hidden": 1, "steps": 0, "history": 2, "matrix": 1}
         return self._map(lambda name, tensor: tensor.unsqueeze(where[name]))
+
+
+def warn_of_growth(decay: Decay, form: str, vectors: int, hidden_size: int) -> None:
+    """Say once, for every kind of decay, that a state grows without end.
+
+    Not before it has become more than the five matrices that a sum of exponentials takes over a
+    thousand steps.
+    """
+    bounded = decay.horizon is not None or (decay.recurrent and form != "attention")
+    if bounded or vectors <= 10 * hidden_size + 100 or torch.compiler.is_compiling():
+        return
+    if decay.recurrent:
+        instead = "form='auto' carries a matrix instead"
+    elif isinstance(decay, PowerLaw):
+        instead = "decay=PowerLaw(...).as_exponentials() carries a few matrices instead"
+    else:
+        instead = "a Free decay forgets what is older than its length"
+    _warn_once(
+        f"a state with {type(decay).__name__} decay and form={form!r} holds every vector that was "
+        f"written, and grows by one with every step; {instead}"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:

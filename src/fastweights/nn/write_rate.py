@@ -1,0 +1,113 @@
+r"""How strongly to write without layer norm, so that h does not grow for ever.
+
+Without layer norm what is read makes h longer, a longer h is written, and the next read makes it
+longer still. Let g be how much longer h is than f(z) with z = C x + b, the network without its
+memory. Its vectors, rectified normal numbers, have
+
+.. math:: E[f(z) f(z)^\top] = σ² I + μ² 1 1^\top, \quad σ² = \frac12 - 1/2π, \quad μ² = 1/2π,
+
+whose largest eigenvalue is σ² + H μ². So a read of a full memory multiplies by u = g² a at most,
+
+.. math:: a = η \, (σ² + H μ²) \sum_{k<T} r(k), \qquad g = 1 + u + \ldots + u^S,
+
+with S reads in a step. There is such a g, where h settles, only up to a = max u / (1 + … + u^S)²:
+1/4 for one read, 4/27 for many, and for one too if it starts from the previous h. Beyond that h
+overflows within a few steps, once enough has been written. The rule is a = 1/8, below all of them;
+then g is 1.17 for one read. Simulated layers overflow where this says (docs/retrieval.md).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastweights.arguments import check_integer
+from fastweights.decay import Decay, has_values, made_anew
+from fastweights.ops.fast_weights import Drive, LayerState, Options
+from fastweights.ops.fast_weights.options import multiplied
+
+__all__ = ["choose_write_rate", "feeds_back", "overflow_of", "stable_write_rate"]
+
+_RATE = 0.5  # of Ba et al. (2016), who normalise
+_VARIANCE, _SQUARED_MEAN = 0.5 - 0.5 / math.pi, 0.5 / math.pi
+
+
+def stable_write_rate(decay: Decay, hidden_size: int, length: int = 1000) -> float:
+    """η with which a layer of rectifiers stays finite without layer norm.
+
+    .. math:: η = \\frac{1}{8 (σ² + H μ²) \\sum_{k<T} r(k)}, \\quad σ² = ½ - 1/2π, \\; μ² = 1/2π
+
+    For inputs of about unit length, which make C x of about unit variance as layers start; for
+    others divide by the square of their length. The module tells where it comes from. A sequence
+    that is shorter than the memory's span stands more.
+
+    Args:
+        decay: how memories fade; a learned one, as it starts.
+        hidden_size: H.
+        length: T, steps of a sequence, where the decay does not end the sum before.
+
+    Raises:
+        ValueError, TypeError: ``hidden_size`` or ``length`` is not a positive integer.
+
+    Example:
+        >>> from fastweights.decay import Exponential, PowerLaw
+        >>> round(stable_write_rate(Exponential(0.95), 50), 5)
+        0.00075
+        >>> round(stable_write_rate(PowerLaw(0.5), 50, length=55), 5)
+        0.00112
+    """
+    hidden_size = check_integer("hidden_size", hidden_size)
+    length = check_integer("length", length)
+    own = made_anew(decay, torch.device("cpu"))  # the decay itself may be on the meta device
+    return _stable(own, _VARIANCE + hidden_size * _SQUARED_MEAN, length)
+
+
+def _stable(decay: Decay, eigenvalue: float, length: int) -> float:
+    with torch.no_grad():
+        read = torch.tensor(length, device="cpu")
+        written = torch.arange(1, length + 1, device="cpu")
+        total = decay.between(written, read).abs().sum().item()
+    return 1 / (8 * eigenvalue * max(total, 1.0))
+
+
+def feeds_back(options: Options) -> bool:
+    """Whether h can grow by what it has written: nothing bounds it."""
+    return (
+        not options.layer_norm
+        and options.nonlinearity == "relu"
+        and options.memory == "hebbian"
+        and options.inner_steps > 0
+    )
+
+
+def choose_write_rate(options: Options, decay: Decay, hidden_size: int) -> float:
+    """The η of a layer that was given none."""
+    return stable_write_rate(decay, hidden_size) if feeds_back(options) else _RATE
+
+
+def overflow_of(
+    drive: Tensor | Drive, decay: Decay, write_rate: Tensor | float, after: LayerState
+) -> str | None:
+    """What to say if h has overflowed because η is too large, else None.
+
+    Looks on the CPU only, where that does not wait for anything.
+    """
+    hidden = after.hidden
+    if hidden.device.type != "cpu" or not has_values(hidden) or bool(hidden.isfinite().all()):
+        return None
+    with torch.no_grad():
+        base = multiplied(drive).relu().flatten(0, 1).double()
+        if not base.isfinite().all():
+            return None  # it came so
+        largest = torch.linalg.eigvalsh(base.mT @ base / len(base))[-1].item()
+        steps, given = int(after.steps.max()), float(write_rate)
+        stable = _stable(decay, largest, steps) if largest > 0 else math.inf
+    if given <= stable:
+        return None  # of another cause, such as W
+    return (
+        f"h overflowed: without layer norm what is read makes h longer, and what is written next "
+        f"longer still. write_rate={given:.3g} is too much for these inputs over {steps} steps; "
+        f"write_rate={stable:.2g} is not. Inputs of unit length take more"
+    )
