@@ -108,18 +108,20 @@ def recurrence(
     state: LayerState | None,
     options: Options,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
     *,
     chunk_size: int | None,
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.chunked_form`, or without a ``chunk_size``
-    :func:`fastweights.ops.fast_weights.reference.attention_form`."""
+    :func:`fastweights.ops.fast_weights.reference.attention_form`; with ``resets`` as in
+    :func:`fastweights.ops.fast_weights.reference.in_episodes`."""
     length, batch, width = drive.shape
     source, input_weight, input_bias = (
         drive if isinstance(drive, Drive) else (drive, None, None)
     )
     hebbian = options.memory == "hebbian"
     hidden = history = rates = writes = fades = start = None
-    carried = remembered = 0
+    carried = remembered = reset_row = 0
     if state is not None:
         hidden = state.hidden
     if not hebbian:
@@ -130,6 +132,8 @@ def recurrence(
             carried = history.shape[0]
         rates = rates_table(decay, write_rate, state, carried, drive)
         remembered = carried + length
+        if resets is not None and not decay.stationary:
+            rates, reset_row = _with_rows_after_a_reset(rates, decay, write_rate, drive)
         if decay.horizon is not None:
             remembered = min(remembered, decay.horizon)
     else:
@@ -152,21 +156,49 @@ def recurrence(
         learned = any(x is not None and x.requires_grad for x in (rates, writes, fades))
         flags |= LEARNED * learned | INPUT * source.requires_grad
     output, last, memory, _ = _recurrence(
-        *tensors, lengths, None, remembered, 0, options.inner_steps, options.norm_eps, flags,
+        *tensors, lengths, resets, remembered, reset_row, options.inner_steps, options.norm_eps, flags,
         _MEMORIES.index(options.memory), keep,
     )  # fmt: skip
-    if state is not None:
-        steps = steps_after(state.steps, length, lengths)
-    elif lengths is None:
-        steps = torch.full((batch,), length, device=drive.device)
-    else:
-        steps = lengths.clone()
+    steps = _steps_after(state, length, batch, lengths, resets, drive.device)
     if not hebbian:
         return output, LayerState(last, steps)
     if chunk_size is None:
         memory = memory.detach() if options.detach_writes else memory
         return output, LayerState(last, steps, history=memory)
     return output, LayerState(last, steps, matrix=memory[:, 0] if decay.components == 1 else memory)
+
+
+def _steps_after(
+    state: LayerState | None,
+    length: int,
+    batch: int,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """Steps that each sample has seen since it began or was reset."""
+    if state is not None:
+        steps = steps_after(state.steps, length, lengths)
+    elif lengths is None:
+        steps = torch.full((batch,), length, device=device)
+    else:
+        steps = lengths.clone()
+    if resets is None:
+        return steps
+    index = torch.arange(length, device=device)[:, None]
+    ends = torch.full((batch,), length, device=device) if lengths is None else lengths
+    last = torch.where(resets & (index < ends), index, -1).amax(0)
+    return torch.where(last < 0, steps, ends - last)
+
+
+def _with_rows_after_a_reset(
+    rates: Tensor, decay: Decay, write_rate: Tensor | float, drive: Tensor | Drive
+) -> tuple[Tensor, int]:
+    """A table by the clock with rows for the clock that a reset sets to zero, and the first."""
+    samples, rows, ages = rates.shape
+    fresh = rates_table(decay, write_rate, None, 0, drive)
+    fresh = functional.pad(fresh, (0, ages - fresh.shape[2])).expand(samples, -1, -1)
+    return torch.cat([rates, fresh], 1), rows
 
 
 def _kept_size(

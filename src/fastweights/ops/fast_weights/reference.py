@@ -29,6 +29,8 @@ __all__ = [
     "attention_form",
     "chunked_form",
     "fold",
+    "forget",
+    "in_episodes",
     "inner_loop",
     "matrix_form",
     "right_aligned",
@@ -323,3 +325,46 @@ def fold(
     left = decay.remaining(newest - age, newest.expand(h.shape[0], -1)).to(h.dtype)
     added = torch.einsum("c,mbc,mbi,mbj->bcij", decay.write_shares().to(h), left, h, h)
     return _together(matrices + write_rate * added)
+
+
+def forget(state: LayerState, which: Tensor) -> LayerState:
+    """The state with the samples that ``which`` names, bool of shape (B,), as they were at first."""
+    hidden, steps, history, matrix = state
+    return LayerState(
+        hidden.masked_fill(which[:, None], 0.0),
+        steps.masked_fill(which, 0),
+        None if history is None else history.masked_fill(which[:, None], 0.0),
+        None
+        if matrix is None
+        else matrix.masked_fill(which.reshape(-1, *[1] * (matrix.dim() - 1)), 0.0),
+    )
+
+
+def in_episodes(
+    form: Callable[..., tuple[Tensor, LayerState]],
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor | float,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None,
+    resets: Tensor,
+) -> tuple[Tensor, LayerState]:
+    """Any of the forms, from one reset to the next.
+
+    Arguments and results as for :func:`matrix_form`; ``resets``, bool of shape (T, B), says which
+    samples forget everything before which step. Resets after a sample's end do nothing.
+    """
+    length = drive.shape[0]
+    if lengths is not None:
+        resets = resets & (torch.arange(length, device=drive.device)[:, None] < lengths)
+    starts = sorted({0, *resets.any(1).nonzero()[:, 0].tolist()})
+    outputs = []
+    for start, end in zip(starts, [*starts[1:], length], strict=True):
+        left = None if lengths is None else (lengths - start).clamp(0, end - start)
+        state = forget(state, resets[start])
+        piece = drive[start:end]
+        output, state = form(piece, weights, decay, write_rate, state, options, left)
+        outputs.append(output)
+    return torch.cat(outputs), state
