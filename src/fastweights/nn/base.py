@@ -137,6 +137,7 @@ class FastWeightsBase(nn.Module):
         # Each layer learns its own.
         own = made_anew(as_decay(decay), self._get("weight_hh", suffix).device)
         self.decays[suffix.lstrip("_") or "cell"] = own
+        self._first = self.__dict__.get("_first", suffix)
 
     def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
         _tight_frame(self._get("weight_ih", suffix), input_scale)
@@ -156,11 +157,12 @@ class FastWeightsBase(nn.Module):
     @property
     def _like(self) -> Tensor:
         """A parameter, for its dtype and device; the first of them takes longer to find."""
-        name = next(iter(self.decays))
-        return self._get("weight_hh", "" if name == "cell" else f"_{name}")
+        return self._get("weight_hh", self._first)
 
     def _get(self, name: str, suffix: str) -> Tensor:
-        return getattr(self, f"{name}{suffix}")
+        # Where parameters usually are, without the detour over all that an attribute may be.
+        found = self._parameters.get(f"{name}{suffix}")
+        return getattr(self, f"{name}{suffix}") if found is None else found
 
     def _write_rate(self, suffix: str) -> Tensor | float:
         if self.learn_write_rate:
@@ -186,7 +188,8 @@ class FastWeightsBase(nn.Module):
         )
 
     def _layer_decay(self, suffix: str) -> Decay:
-        return cast(Decay, self.decays[suffix.lstrip("_") or "cell"])
+        decays = self._modules["decays"]
+        return cast(Decay, decays._modules[suffix.lstrip("_") or "cell"])  # type: ignore[union-attr]
 
     def _drive(self, x: Tensor, suffix: str) -> Tensor | Drive:
         """C x + b, in the parameters' dtype whatever autocast makes of the product."""
@@ -197,26 +200,37 @@ class FastWeightsBase(nn.Module):
     def _run_layer(
         self, x: Tensor, suffix: str, state: LayerState | None, lengths: Tensor | None
     ) -> tuple[Tensor, LayerState]:
-        drive, decay = self._drive(x, suffix), self._layer_decay(suffix)
-        write_rate = self._write_rate(suffix)
+        drive = self._drive(x, suffix)
+        if not autocasts(x.device):
+            return self._run_drive(drive, suffix, state, lengths)
         # A sum over many steps of products of products does not survive eight bits of mantissa.
         with without_autocast(x.device):
-            output, after = fast_weights(
-                drive,
-                self._slow_weights(suffix),
-                decay,
-                write_rate,
-                state,
-                self._options,
-                lengths=lengths,
-                form=self.form,
-                backend=self.backend,
-            )
-            if not self._overflow_was_said and feeds_back(self._options):
-                overflow = overflow_of(drive, decay, write_rate, after)
-                if overflow is not None:
-                    self._overflow_was_said = True
-                    warnings.warn(overflow, stacklevel=2)
+            return self._run_drive(drive, suffix, state, lengths)
+
+    def _run_drive(
+        self,
+        drive: Tensor | Drive,
+        suffix: str,
+        state: LayerState | None,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, LayerState]:
+        decay, write_rate = self._layer_decay(suffix), self._write_rate(suffix)
+        output, after = fast_weights(
+            drive,
+            self._slow_weights(suffix),
+            decay,
+            write_rate,
+            state,
+            self._options,
+            lengths=lengths,
+            form=self.form,
+            backend=self.backend,
+        )
+        if not self._overflow_was_said and feeds_back(self._options):
+            overflow = overflow_of(drive, decay, write_rate, after)
+            if overflow is not None:
+                self._overflow_was_said = True
+                warnings.warn(overflow, stacklevel=2)
         return output, after
 
     def _check_input(self, x: Tensor, expected: str, dims: tuple[int, ...]) -> None:

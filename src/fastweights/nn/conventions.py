@@ -54,6 +54,8 @@ def check_dtype(dtype: Any) -> None:
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is on for ``device``; some kinds, like meta, know no autocast."""
     kind = device.type
+    if kind == "cpu":
+        return torch.is_autocast_enabled(kind)
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 

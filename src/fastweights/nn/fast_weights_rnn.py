@@ -21,6 +21,10 @@ from fastweights.ops.fast_weights.options import multiplied
 __all__ = ["FastWeightsRNN"]
 
 
+_TIME_FIRST = "(L, N, input_size) or (L, input_size)"
+_BATCH_FIRST = "(N, L, input_size) or (L, input_size)"
+
+
 class FastWeightsRNN(FastWeightsBase, RecurrentModule):
     """A recurrent layer with an associative memory of its own recent past.
 
@@ -217,9 +221,9 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         return (output.transpose(0, 1) if self.batch_first else output), after
 
     def _check_sequence(self, input: Tensor) -> None:
-        kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
-        self._check_input(input, f"{kind} or (L, input_size)", (2, 3))
-        if self._time_first(input).shape[0] == 0:
+        first = self.batch_first
+        self._check_input(input, _BATCH_FIRST if first else _TIME_FIRST, (2, 3))
+        if input.shape[input.dim() == 3 and first] == 0:
             raise ValueError(f"input must have at least one step, got shape {tuple(input.shape)}")
 
     def _time_first(self, input: Tensor) -> Tensor:

@@ -90,11 +90,10 @@ class FastWeightsState:
     def from_layers(cls, layers: Sequence[LayerState]) -> FastWeightsState:
         """Stack the states of single layers, which all have seen the same steps."""
         if len(layers) == 1:
-            hidden = layers[0].hidden.unsqueeze(0).clone()  # it may be part of the output
-        else:
-            hidden = torch.stack([s.hidden for s in layers])
+            (hidden, steps, history, matrix) = layers[0]
+            return cls(hidden.unsqueeze(0), steps, _alone(history), _alone(matrix))
         return cls(
-            hidden=hidden,
+            hidden=torch.stack([s.hidden for s in layers]),
             steps=layers[0].steps,
             history=_stack([s.history for s in layers]),
             matrix=_stack([s.matrix for s in layers]),
@@ -208,10 +207,12 @@ def _warn_once(text: str) -> None:
     warnings.warn(text, stacklevel=2)
 
 
+def _alone(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.unsqueeze(0)
+
+
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [t for t in tensors if t is not None]
-    if len(present) == 1:
-        return present[0].unsqueeze(0)
     return torch.stack(present) if present else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastweights.ops.fast_weights.attention_op import INPUT, LEARNED, NORM
+from fastweights.ops.fast_weights.options import INPUT, LEARNED, NORM
 
 __all__ = ["check_native_ops", "check_ops"]
 
@@ -24,7 +24,7 @@ def check_ops(
     """Schema, fake tensors, autograd and tracing, with dynamic shapes too.
 
     ``kind`` is "static" for a static memory, "clocks" for a decay with a table for every sample
-    and a row for every step, "shared" for one with a single row, which starts from nothing. 
+    and a row for every step, "shared" for one with a single row, which starts from nothing.
     """
     length, width, steps = 3, 4, 2
     generator = torch.Generator().manual_seed(0)

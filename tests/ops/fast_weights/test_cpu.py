@@ -15,7 +15,7 @@ import torch
 from fastweights.decay import Exponential, Free, StepIndexed
 from fastweights.ops.fast_weights import LayerState, cpu, fast_weights
 from tests.ops.fast_weights.op_checks import check_native_ops
-from tests.problems import matrix_of, problem, run, solve
+from tests.problems import problem, run, solve
 from tests.tolerances import assert_close
 
 NATIVE = {"form": "attention", "backend": "native"}

@@ -18,21 +18,22 @@ from torch.nn import functional
 
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights.fused_op import FusedOp, watched
-from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights, multiplied
+from fastweights.ops.fast_weights.options import (
+    INPUT,
+    LEARNED,
+    NORM,
+    NORM_PRELIMINARY,
+    Drive,
+    LayerState,
+    Options,
+    SlowWeights,
+    multiplied,
+)
 from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
 
 __all__ = [
-    "AFTER_READ",
-    "DETACH",
     "HEBBIAN",
-    "INPUT",
-    "LEARNED",
-    "NORM",
-    "NORM_PRELIMINARY",
-    "PREVIOUS",
     "STATIC",
-    "TANH",
-    "flags_of",
     "gradients",
     "gradients_like",
     "keeping",
@@ -47,10 +48,6 @@ __all__ = [
     "written_like",
 ]
 
-# The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
-# LEARNED asks for the gradient of the decay's table, INPUT for that of the drive or of x.
-NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
-LEARNED, INPUT = 64, 128
 _MEMORIES = ("hebbian", "static", "none")
 HEBBIAN, STATIC, _ = range(len(_MEMORIES))
 
@@ -65,18 +62,6 @@ def why_not(state: LayerState | None, options: Options) -> str | None:
 def norms_of(inner_steps: int, flags: int) -> int:
     """Layer norms per step: one per read, and one more if the preliminary vector has its own."""
     return inner_steps + bool(flags & NORM_PRELIMINARY) if flags & NORM else 0
-
-
-def flags_of(options: Options) -> int:
-    """The options that are yes or no, as the ops take them."""
-    return (
-        NORM * options.layer_norm
-        | NORM_PRELIMINARY * options.norm_preliminary
-        | PREVIOUS * (options.query == "previous")
-        | AFTER_READ * (options.write == "after_read")
-        | DETACH * options.detach_writes
-        | TANH * (options.nonlinearity == "tanh")
-    )
 
 
 def past_the_end(
@@ -128,7 +113,11 @@ def run(
         if hebbian and state.history is not None:
             past = torch.cat([state.history, past])
     carried = 0 if past is None else past.shape[0] - 1
-    rates = rates_table(decay, write_rate, state, carried, drive) if hebbian else like.new_zeros(1, 1, 1)
+    rates = (
+        rates_table(decay, write_rate, state, carried, drive)
+        if hebbian
+        else like.new_zeros(1, 1, 1)
+    )
     drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
@@ -142,7 +131,7 @@ def run(
         *inputs,
         options.inner_steps,
         options.norm_eps,
-        flags_of(options) | LEARNED * rates.requires_grad | INPUT * source.requires_grad,
+        options.flags | LEARNED * rates.requires_grad | INPUT * source.requires_grad,
         _MEMORIES.index(options.memory),
         keep,
     )
@@ -150,7 +139,7 @@ def run(
     if hebbian:
         written = written.detach() if options.detach_writes else written
         history = trimmed(right_aligned(written, length, lengths), decay)
-    hidden = output[-1]
+    hidden = output[-1].clone()  # of its own, not part of the output
     if ended is not None and lengths is not None:
         before = like.new_zeros(batch, width) if state is None else state.hidden
         hidden = last_of(before, output, lengths)

@@ -19,15 +19,22 @@ from torch.nn import functional
 from fastweights.decay import Decay
 from fastweights.ops import native
 from fastweights.ops.fast_weights import fused_op
-from fastweights.ops.fast_weights.attention_op import INPUT, LEARNED, flags_of, rates_table
-from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.attention_op import norms_of, rates_table
+from fastweights.ops.fast_weights.options import (
+    INPUT,
+    LEARNED,
+    NORM,
+    Drive,
+    LayerState,
+    Options,
+    SlowWeights,
+)
 from fastweights.ops.fast_weights.reference import fold, steps_after
 from fastweights.ops.threads import threads_for
 
 __all__ = ["Recurrence", "recurrence", "unsupported_reason"]
 
 _MEMORIES = ("hebbian", "static", "none")
-_NORM, _NORM_PRELIMINARY = 1, 2  # of `flags_of`
 _ROWS, _MOST_GROUPS, _SLACK = 4, 16, 16  # as in native/
 
 
@@ -116,9 +123,7 @@ def recurrence(
     :func:`fastweights.ops.fast_weights.reference.attention_form`; with ``resets`` as in
     :func:`fastweights.ops.fast_weights.reference.in_episodes`."""
     length, batch, width = drive.shape
-    source, input_weight, input_bias = (
-        drive if isinstance(drive, Drive) else (drive, None, None)
-    )
+    source, input_weight, input_bias = drive if isinstance(drive, Drive) else (drive, None, None)
     hebbian = options.memory == "hebbian"
     hidden = history = rates = writes = fades = start = None
     carried = remembered = reset_row = 0
@@ -150,8 +155,12 @@ def recurrence(
         weights.norm_bias, weights.memory if options.memory == "static" else None, rates, writes,
         fades, start,
     )  # fmt: skip
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    flags = flags_of(options)
+    keep, flags = False, options.flags
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x is not None and x.requires_grad:
+                keep = True
+                break
     if keep:
         learned = any(x is not None and x.requires_grad for x in (rates, writes, fades))
         flags |= LEARNED * learned | INPUT * source.requires_grad
@@ -205,7 +214,7 @@ def _kept_size(
     length: int, batch: int, width: int, inner_steps: int, flags: int, writes: Tensor | None
 ) -> int:
     """Numbers kept for the backward pass: see `Problem` in native/call.h."""
-    norms = inner_steps + bool(flags & _NORM_PRELIMINARY) if flags & _NORM else 0
+    norms = norms_of(inner_steps, flags)
     size = batch * (length * ((inner_steps + norms) * width + norms) + 2 * _SLACK)
     if writes is not None:
         components, chunk = writes.shape
@@ -225,14 +234,11 @@ def _forward_shapes(
     length, batch, _ = source.shape
     width = weight.shape[0]
     kept = _kept_size(length, batch, width, inner_steps, flags, writes) if keep else 0
-    if start is None:
-        after = source.new_empty(remembered, batch, width)
-    else:
-        after = source.new_empty(start.shape)
+    # Sizes one by one: a shape takes three times as long to read.
     return (
         source.new_empty(length, batch, width),
         source.new_empty(batch, width),
-        after,
+        source.new_empty(remembered, batch, width) if start is None else _empty_like(start),
         source.new_empty(kept),
     )
 
@@ -263,6 +269,11 @@ def _forward(
     return made
 
 
+def _empty_like(x: Tensor) -> Tensor:
+    """Contiguous."""
+    return torch.empty_like(x) if x.is_contiguous() else x.new_empty(*x.shape)
+
+
 _INPUTS = (
     "source", "input_weight", "input_bias", "hidden", "history", "weight", "gain", "norm_bias",
     "fixed", "rates", "writes", "fades", "start", "lengths", "resets",
@@ -270,7 +281,7 @@ _INPUTS = (
 
 
 def _run(
-    name: str,
+    kernel: str,
     tensors: tuple[Tensor | None, ...],
     width: int,
     remembered: int,
@@ -281,37 +292,34 @@ def _run(
     memory: int,
     **arrays: Tensor | None,
 ) -> None:
-    given = dict(zip(_INPUTS, map(_contiguous, tensors), strict=True))
-    source, history, rates, writes = (given[x] for x in ("source", "history", "rates", "writes"))
+    given = [_contiguous(x) for x in tensors]  # alive until the kernel is done
+    source, input_weight, history, rates, writes = (given[i] for i in (0, 1, 4, 9, 10))
     assert source is not None
     length, batch, features = source.shape
-    samples, rows, ages = (1, 1, 0) if rates is None else rates.shape
-    components, chunk = (0, length) if writes is None else writes.shape
-    arguments = Recurrence(
-        length=length,
-        batch=batch,
-        width=width,
-        features=0 if given["input_weight"] is None else features,
-        carried=0 if history is None else history.shape[0],
-        remembered=remembered,
-        inner_steps=inner_steps,
-        flags=flags,
-        memory=memory,
-        rate_samples=samples,
-        rate_rows=rows,
-        ages=ages,
-        reset_row=reset_row,
-        components=components,
-        chunk=chunk,
-        chunks=-(-length // chunk),
-        eps=eps,
-        **{k: v.data_ptr() for k, v in given.items() if v is not None},
-        **{k: v.data_ptr() for k, v in arrays.items() if v is not None},
-    )
+    call = Recurrence(
+        length=length, batch=batch, width=width, features=features if input_weight is not None else 0,
+        remembered=remembered, inner_steps=inner_steps, flags=flags, memory=memory, rate_samples=1,
+        rate_rows=1, reset_row=reset_row, chunk=length, chunks=1, eps=eps,
+    )  # fmt: skip
+    if history is not None:
+        call.carried = history.shape[0]
+    if rates is not None:
+        call.rate_samples, call.rate_rows, call.ages = rates.shape
+    if writes is not None:
+        call.components, call.chunk = writes.shape
+        call.chunks = -(-length // call.chunk)
+    for name, x in zip(_INPUTS, given, strict=True):
+        if x is not None:
+            setattr(call, name, x.data_ptr())
+    for name, x in arrays.items():
+        if x is not None:
+            setattr(call, name, x.data_ptr())
     groups = -(-batch // _ROWS) if batch >= 2 * _ROWS else batch
-    native.run(native.kernel(name, source.dtype), arguments, threads_for(groups))
-    if arguments.failed:
-        raise MemoryError(f"no memory for {name} of {length} steps, {batch} samples, width {width}")
+    native.run(native.kernel(kernel, source.dtype), call, threads_for(groups))
+    if call.failed:
+        raise MemoryError(
+            f"no memory for {kernel} of {length} steps, {batch} samples, width {width}"
+        )
 
 
 def _contiguous(x: Tensor | None) -> Tensor | None:
@@ -333,9 +341,7 @@ def _backward_shapes(
     learned = bool(flags & LEARNED)
 
     def like(x: Tensor | None, wanted: bool = True) -> Tensor:
-        if x is None or not wanted:
-            return source.new_empty(0)
-        return source.new_empty(x.shape)
+        return source.new_empty(0) if x is None or not wanted else _empty_like(x)
 
     return [
         like(source, bool(flags & INPUT)), like(input_weight), like(input_bias), like(hidden),
@@ -359,8 +365,18 @@ def _backward(
         writes, fades, start, lengths, resets,
     )  # fmt: skip
     made = _backward_shapes(
-        doutput, dlast, dafter, output, kept, *tensors, remembered, reset_row, inner_steps, eps,
-        flags, memory,
+        doutput,
+        dlast,
+        dafter,
+        output,
+        kept,
+        *tensors,
+        remembered,
+        reset_row,
+        inner_steps,
+        eps,
+        flags,
+        memory,
     )
     if rates is not None and rates.numel() and rates.shape[0] > 1:
         made[9].zero_()  # samples add to their own rows as they go
@@ -380,7 +396,7 @@ def _backward(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, remembered, reset_row, inner_steps, eps, flags, memory, _ = inputs
     result, _, after, kept = output
-    needed = not (flags & _NORM and inner_steps)  # else it follows from what is kept
+    needed = not (flags & NORM and inner_steps)  # else it follows from what is kept
     ctx.save_for_backward(result if needed else None, kept, *tensors)
     ctx.settings = (remembered, reset_row, inner_steps, eps, flags, memory)
     ctx.mark_non_differentiable(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Literal, NamedTuple, get_args
 
@@ -10,7 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["FORMS", "Drive", "LayerState", "Options", "SlowWeights", "multiplied"]
+__all__ = [
+    "AFTER_READ",
+    "DETACH",
+    "FORMS",
+    "INPUT",
+    "LEARNED",
+    "NORM",
+    "NORM_PRELIMINARY",
+    "PREVIOUS",
+    "TANH",
+    "Drive",
+    "LayerState",
+    "Options",
+    "SlowWeights",
+    "multiplied",
+]
 
 Nonlinearity = Literal["relu", "tanh"]
 Write = Literal["before_read", "after_read"]
@@ -18,6 +34,12 @@ Query = Literal["preliminary", "previous"]
 Memory = Literal["hebbian", "static", "none"]
 Form = Literal["auto", "attention", "matrix", "chunked"]
 FORMS: tuple[str, ...] = get_args(Form)
+
+# What the kernels take as one integer, because a schema of ten booleans costs more than the call:
+# the options that are yes or no, and whether somebody asks for the gradient of the decay's table
+# (LEARNED) and of the drive or of x (INPUT).
+NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
+LEARNED, INPUT = 64, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +100,18 @@ class Options:
                     f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, "
                     f"got {getattr(self, name)!r}"
                 )
+
+    @functools.cached_property
+    def flags(self) -> int:
+        """The options that are yes or no as one integer, as the kernels take them."""
+        return (
+            NORM * self.layer_norm
+            | NORM_PRELIMINARY * self.norm_preliminary
+            | PREVIOUS * (self.query == "previous")
+            | AFTER_READ * (self.write == "after_read")
+            | DETACH * self.detach_writes
+            | TANH * (self.nonlinearity == "tanh")
+        )
 
 
 class Drive(NamedTuple):
