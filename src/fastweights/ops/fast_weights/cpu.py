@@ -165,8 +165,8 @@ def recurrence(
         learned = any(x is not None and x.requires_grad for x in (rates, writes, fades))
         flags |= LEARNED * learned | INPUT * source.requires_grad
     output, last, memory, _ = _recurrence(
-        *tensors, lengths, resets, remembered, reset_row, options.inner_steps, options.norm_eps, flags,
-        _MEMORIES.index(options.memory), keep,
+        *tensors, lengths, resets, remembered, reset_row, options.inner_steps, options.norm_eps,
+        flags, _MEMORIES.index(options.memory), keep,
     )  # fmt: skip
     steps = _steps_after(state, length, batch, lengths, resets, drive.device)
     if not hebbian:
@@ -297,9 +297,10 @@ def _run(
     assert source is not None
     length, batch, features = source.shape
     call = Recurrence(
-        length=length, batch=batch, width=width, features=features if input_weight is not None else 0,
-        remembered=remembered, inner_steps=inner_steps, flags=flags, memory=memory, rate_samples=1,
-        rate_rows=1, reset_row=reset_row, chunk=length, chunks=1, eps=eps,
+        length=length, batch=batch, width=width,
+        features=0 if input_weight is None else features, remembered=remembered,
+        inner_steps=inner_steps, flags=flags, memory=memory, rate_samples=1, rate_rows=1,
+        reset_row=reset_row, chunk=length, chunks=1, eps=eps,
     )  # fmt: skip
     if history is not None:
         call.carried = history.shape[0]
@@ -395,7 +396,7 @@ def _backward(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, remembered, reset_row, inner_steps, eps, flags, memory, _ = inputs
-    result, _, after, kept = output
+    result, _, _, kept = output
     needed = not (flags & NORM and inner_steps)  # else it follows from what is kept
     ctx.save_for_backward(result if needed else None, kept, *tensors)
     ctx.settings = (remembered, reset_row, inner_steps, eps, flags, memory)

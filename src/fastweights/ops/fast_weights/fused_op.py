@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ class FusedOp(NamedTuple):
     op: Any
     backward_op: Any
     forward: Callable[..., tuple[Tensor, ...]]
-    backward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., Sequence[Tensor]]
     setup_context: Callable[..., None]
     gradients: Callable[..., tuple[Tensor | None, ...]]
 
@@ -67,8 +67,8 @@ def register(
     name: str,
     forward: Callable[..., tuple[Tensor, ...]],
     forward_shapes: Callable[..., tuple[Tensor, ...]],
-    backward: Callable[..., tuple[Tensor, ...]],
-    backward_shapes: Callable[..., tuple[Tensor, ...]],
+    backward: Callable[..., Sequence[Tensor]],
+    backward_shapes: Callable[..., Sequence[Tensor]],
     setup_context: Callable[..., None],
     gradients: Callable[..., tuple[Tensor | None, ...]],
 ) -> FusedOp:

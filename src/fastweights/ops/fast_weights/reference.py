@@ -328,7 +328,7 @@ def fold(
 
 
 def forget(state: LayerState, which: Tensor) -> LayerState:
-    """The state with the samples that ``which`` names, bool of shape (B,), as they were at first."""
+    """The state, but of nothing for the samples that ``which`` names, bool of shape (B,)."""
     hidden, steps, history, matrix = state
     return LayerState(
         hidden.masked_fill(which[:, None], 0.0),
