@@ -720,7 +720,6 @@ def test_backends_that_cannot_run_say_why():
     x = torch.randn(L, N, IN)
     for arguments, why in (
         ({"form": "matrix"}, "matrix form"),
-        ({"nonlinearity": "tanh"}, "tanh"),
         ({"decay": decay.StepIndexed(), "form": "chunked"}, "StepIndexed"),
         ({"dtype": torch.bfloat16}, "bfloat16"),
     ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Literal, NamedTuple, get_args
 
@@ -57,6 +56,7 @@ class Options:
             "previous" hidden vector, which adds no depth.
         memory: "hebbian" fast weights, a "static" matrix in their place, or "none".
         detach_writes: no gradient through what is written.
+        flags: those that are yes or no as one integer, as the kernels take them.
 
     Example:
         >>> Options(inner_steps=2, nonlinearity="tanh").write
@@ -76,6 +76,7 @@ class Options:
     query: Query = "preliminary"
     memory: Memory = "hebbian"
     detach_writes: bool = False
+    flags: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.inner_steps, bool) or not isinstance(self.inner_steps, int):
@@ -100,11 +101,7 @@ class Options:
                     f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, "
                     f"got {getattr(self, name)!r}"
                 )
-
-    @functools.cached_property
-    def flags(self) -> int:
-        """The options that are yes or no as one integer, as the kernels take them."""
-        return (
+        flags = (
             NORM * self.layer_norm
             | NORM_PRELIMINARY * self.norm_preliminary
             | PREVIOUS * (self.query == "previous")
@@ -112,6 +109,7 @@ class Options:
             | DETACH * self.detach_writes
             | TANH * (self.nonlinearity == "tanh")
         )
+        object.__setattr__(self, "flags", flags)
 
 
 class Drive(NamedTuple):
