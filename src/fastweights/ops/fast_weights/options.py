@@ -56,7 +56,6 @@ class Options:
             "previous" hidden vector, which adds no depth.
         memory: "hebbian" fast weights, a "static" matrix in their place, or "none".
         detach_writes: no gradient through what is written.
-        flags: those that are yes or no as one integer, as the kernels take them.
 
     Example:
         >>> Options(inner_steps=2, nonlinearity="tanh").write
@@ -76,7 +75,6 @@ class Options:
     query: Query = "preliminary"
     memory: Memory = "hebbian"
     detach_writes: bool = False
-    flags: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.inner_steps, bool) or not isinstance(self.inner_steps, int):
@@ -109,7 +107,13 @@ class Options:
             | DETACH * self.detach_writes
             | TANH * (self.nonlinearity == "tanh")
         )
-        object.__setattr__(self, "flags", flags)
+        object.__setattr__(self, "_flags", flags)
+
+    @property
+    def flags(self) -> int:
+        """The options that are yes or no as one integer, as the kernels take them."""
+        flags: int = self.__dict__["_flags"]
+        return flags
 
 
 class Drive(NamedTuple):
