@@ -91,8 +91,8 @@ template <class Real> class Backward {
       scratch_.take(s.dz, slice_ * p.padded);
       scratch_.take(s.reads, reads_ * span() * p.padded);
       scratch_.take(s.factors, p.hebbian ? p.rows() * reads_ * slice_ : 0);
-      scratch_.take(s.matrix, p.components * p.width * p.padded);
-      scratch_.take(s.dmatrix, p.components * p.width * p.padded);
+      scratch_.take(s.matrix, p.components * p.padded * p.padded);
+      scratch_.take(s.dmatrix, p.components * p.padded * p.padded);
       scratch_.take(s.since, p.chunk);
     }
   }
@@ -153,20 +153,18 @@ template <class Real> class Backward {
     s.length = p.length_of(number);
     p.clear(s.gradient);
     if (p.call.dlast) p.widen(p.in(p.call.dlast) + number * p.width, s.gradient);
-    const Index lines = p.components * p.width;
-    for (Index m = 0; m < p.components; ++m) {  // a symmetric matrix: what counts is this half
-      const Real *given = p.in(p.call.dfinal);
-      for (Index i = 0; i < p.width; ++i) {
-        Real *line = s.dmatrix + (m * p.width + i) * p.padded;
-        p.clear(line);
-        if (!given) continue;
-        const Real *from = given + (number * lines + m * p.width) * p.width;
-        for (Index j = 0; j < p.width; ++j)
-          line[j] = (from[i * p.width + j] + from[j * p.width + i]) / 2;
-      }
+    memset(s.dmatrix, 0, p.components * p.padded * p.padded * sizeof(Real));
+    for (Index m = 0; m < p.components && p.call.dfinal; ++m) {  // its symmetric part counts
+      const Real *from = p.in(p.call.dfinal) + (number * p.components + m) * p.width * p.width;
+      Real *to = at(s.dmatrix, m);
+      for (Index i = 0; i < p.width; ++i)
+        for (Index j = 0; j < std::min(p.width, columns_of<Real>(i)); ++j)
+          to[i * p.padded + j] = (from[i * p.width + j] + from[j * p.width + i]) / 2;
     }
     if (!s.length && !p.components) begin_chunk(s, 0);
   }
+
+  Real *at(Real *matrices, Index m) const { return matrices + m * p.padded * p.padded; }
 
   // The vectors of a chunk again, and what its last line, which makes the next matrix, sends them.
   void begin_chunk(Sample &s, Index start) {
@@ -217,42 +215,31 @@ template <class Real> class Backward {
   void from_matrix(Sample &s, Index start, Index m) {
     const Index n = s.steps, first = std::max<Index>(s.forgets(), 0);
     const Real *kept = p.start(s.number, start / p.chunk, m);
-    Real *matrix = s.matrix + m * p.width * p.padded, *dmatrix = s.dmatrix + m * p.width * p.padded;
-    for (Index i = 0; i < p.width; kept += p.width - i, ++i) {
-      memcpy(matrix + i * p.padded + i, kept, (p.width - i) * sizeof(Real));
-      for (Index j = i + 1; j < p.width; ++j) matrix[j * p.padded + i] = kept[j - i];
-      for (Index j = p.width; j < p.padded; ++j) matrix[i * p.padded + j] = 0;
-    }
-    for (Index j = first; j < n; j += kRows) {
-      const Index count = std::min(kRows, n - j);
-      const Real *a[kRows];
-      Real *out[kRows];
-      for (Index r = 0; r < count; ++r) {
-        a[r] = s.history + (j + r) * p.padded;
-        out[r] = scaled_ + r * p.padded;
-        p.clear(out[r]);
+    Real *matrix = at(s.matrix, m), *dmatrix = at(s.dmatrix, m);
+    read_symmetric([=](Index i) { return kept + i * (i + 1) / 2; }, p.width, p.padded, matrix);
+    for (Index j = first; j < n; ++j) {
+      const Real *h = s.history + j * p.padded;
+      p.clear(work_);
+      symmetric_times(dmatrix, p.padded, h, work_);
+      const Real write = 2 * p.in(p.call.writes)[m * p.chunk + n - 1 - j];
+      Vec<Real> dwrite{};
+      for (Index i = 0; i < p.padded; i += kWidth<Real>) {
+        dwrite += load(h + i) * load(work_ + i);
+        Real *to = s.dhistory + j * p.padded + i;
+        if (!p.detach) store(to, load(to) + write * load(work_ + i));
       }
-      product(count, p.width, a, 1, Matrix<Real>::rows(dmatrix, p.padded), p.padded, out);
-      for (Index r = 0; r < count; ++r) {
-        const Index age = n - 1 - j - r;
-        const Real write = 2 * p.in(p.call.writes)[m * p.chunk + age];
-        Vec<Real> dwrite{};
-        for (Index i = 0; i < p.padded; i += kWidth<Real>) {
-          dwrite += load(a[r] + i) * load(out[r] + i);
-          Real *to = s.dhistory + (j + r) * p.padded + i;
-          if (!p.detach) store(to, load(to) + write * load(out[r] + i));
-        }
-        sum_.writes[m * p.chunk + age] += sum_of<Real>(dwrite);
-      }
+      sum_.writes[m * p.chunk + n - 1 - j] += sum_of<Real>(dwrite);
     }
-    const Real fade = s.forgets() < 0 ? p.in(p.call.fades)[m * (p.chunk + 1) + n] : 0;
+    const bool lasts = s.forgets() < 0;
+    const Real fade = p.in(p.call.fades)[m * (p.chunk + 1) + n];
     Vec<Real> dfade{};
-    for (Index i = 0; i < p.width * p.padded; i += kWidth<Real>) {
-      const Vec<Real> gradient = load(dmatrix + i);
-      dfade += gradient * load(matrix + i);
-      store(dmatrix + i, s.forgets() < 0 ? fade * gradient : Vec<Real>{});
-    }
-    if (s.forgets() < 0) sum_.fades[m * (p.chunk + 1) + n] += sum_of<Real>(dfade);
+    for_each_vector<Real>(p.width, [&](Index i, Index j, bool doubled) {
+      const Index place = i * p.padded + j;
+      const Vec<Real> gradient = load(dmatrix + place);
+      dfade += Real(1 + doubled) * gradient * load(matrix + place);
+      store(dmatrix + place, lasts ? fade * gradient : Vec<Real>{});
+    });
+    if (lasts) sum_.fades[m * (p.chunk + 1) + n] += sum_of<Real>(dfade);
   }
 
   void begin_slice(Index count, Index begin, Index end) {
@@ -392,8 +379,7 @@ template <class Real> class Backward {
       for (Index m = 0; m < p.components; ++m) {
         const Index place = m * (p.chunk + 1) + sight.last;
         p.clear(work_);
-        product(1, p.width, &dy, 1,
-                Matrix<Real>::rows(s.matrix + m * p.width * p.padded, p.padded), p.padded, &work_);
+        symmetric_times(at(s.matrix, m), p.padded, dy, work_);
         const Real fade = p.in(p.call.fades)[place];
         Vec<Real> dfade{};
         for (Index j = 0; j < p.padded; j += kWidth<Real>) {
@@ -505,8 +491,7 @@ template <class Real> class Backward {
           }
         }
       }
-      outer(p.width, 2 * seen * p.steps, scaled_, p.padded, s.reads, p.padded, p.padded,
-            s.dmatrix + m * p.width * p.padded, p.padded);
+      symmetric_outer(2 * seen * p.steps, scaled_, s.reads, p.width, p.padded, at(s.dmatrix, m));
     }
   }
 
@@ -516,10 +501,9 @@ template <class Real> class Backward {
       for (Index i = 0; i < p.carried; ++i)
         p.narrow(s.dhistory + i * p.padded,
                  p.out(p.call.dhistory) + (i * p.batch + s.number) * p.width);
-    const Index lines = p.components * p.width;
-    if (p.call.dstart)
-      for (Index i = 0; i < lines; ++i)
-        p.narrow(s.dmatrix + i * p.padded, p.out(p.call.dstart) + (s.number * lines + i) * p.width);
+    for (Index m = 0; m < p.components && p.call.dstart; ++m)
+      write_symmetric(at(s.dmatrix, m), p.width, p.padded,
+                      p.out(p.call.dstart) + (s.number * p.components + m) * p.width * p.width);
     if (p.call.dsource) {
       const Index count = p.call.input_weight ? p.features : p.width;
       for (Index t = s.length; t < p.length; ++t)

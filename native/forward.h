@@ -5,6 +5,7 @@
 
 #include "call.h"
 #include "reads.h"
+#include "symmetric.h"
 
 namespace fastweights { inline namespace FW_SET {
 
@@ -67,7 +68,7 @@ template <class Real> class Forward {
       scratch_.take(s.z, p.padded);
       scratch_.take(s.y, p.padded);
       scratch_.take(s.v, p.padded);
-      scratch_.take(s.matrix, p.components * p.width * p.padded);
+      scratch_.take(s.matrix, p.components * p.padded * p.padded);
     }
   }
 
@@ -109,19 +110,23 @@ template <class Real> class Forward {
     Real *hidden = s.history + p.first_row() * p.padded;
     p.clear(hidden);
     if (p.call.hidden) p.widen(p.in(p.call.hidden) + number * p.width, hidden);
-    const Index lines = p.components * p.width;
-    for (Index i = 0; i < lines; ++i)
-      p.widen(p.in(p.call.start) + (number * lines + i) * p.width, s.matrix + i * p.padded);
+    for (Index m = 0; m < p.components; ++m) {
+      const Real *from = p.in(p.call.start) + (number * p.components + m) * p.width * p.width;
+      read_symmetric([=, this](Index i) { return from + i * p.width; }, p.width, p.padded,
+                     matrix(s, m));
+    }
   }
+
+  Real *matrix(const Sample &s, Index m) const { return s.matrix + m * p.padded * p.padded; }
 
   void begin_chunk(Sample &s, Index start) {
     if (!p.components) return;
     s.since = -1;
     if (!p.call.kept || start >= s.length) return;
-    for (Index m = 0; m < p.components; ++m) {  // one half: it is symmetric
+    for (Index m = 0; m < p.components; ++m) {
       Real *to = p.start(s.number, start / p.chunk, m);
-      for (Index i = 0; i < p.width; to += p.width - i, ++i)
-        memcpy(to, s.matrix + (m * p.width + i) * p.padded + i, (p.width - i) * sizeof(Real));
+      for (Index i = 0; i < p.width; to += ++i)
+        memcpy(to, matrix(s, m) + i * p.padded, (i + 1) * sizeof(Real));
     }
   }
 
@@ -131,17 +136,19 @@ template <class Real> class Forward {
     if (!p.components || n <= 0) return;
     const Index first = std::max<Index>(s.since, 0);
     for (Index m = 0; m < p.components; ++m) {
-      Real *matrix = s.matrix + m * p.width * p.padded;
+      Real *a = matrix(s, m);
       const Real fade = p.in(p.call.fades)[m * (p.chunk + 1) + n];
-      for (Index i = 0; i < p.width * p.padded; i += kWidth<Real>)
-        store(matrix + i, s.since < 0 ? fade * load(matrix + i) : Vec<Real>{});
+      for_each_vector<Real>(p.width, [&](Index i, Index j, bool) {
+        Real *to = a + i * p.padded + j;
+        store(to, s.since < 0 ? fade * load(to) : Vec<Real>{});
+      });
       for (Index j = first; j < n; ++j) {
         const Real write = p.in(p.call.writes)[m * p.chunk + n - 1 - j];
         for (Index i = 0; i < p.padded; i += kWidth<Real>)
           store(scratch_rows_ + j * p.padded + i, write * load(s.history + j * p.padded + i));
       }
-      outer(p.width, n - first, scratch_rows_ + first * p.padded, p.padded,
-            s.history + first * p.padded, p.padded, p.padded, matrix, p.padded);
+      symmetric_outer(n - first, scratch_rows_ + first * p.padded, s.history + first * p.padded,
+                      p.width, p.padded, a);
     }
     if (start + n < s.length) memcpy(s.history, s.history + n * p.padded, p.padded * sizeof(Real));
   }
@@ -228,9 +235,7 @@ template <class Real> class Forward {
         const Real fade = p.in(p.call.fades)[m * (p.chunk + 1) + sight.last];
         for (Index i = 0; i < p.padded; i += kWidth<Real>)
           store(scratch_rows_ + i, fade * load(s.v + i));
-        const Real *a = scratch_rows_;
-        product(1, p.width, &a, 1,
-                Matrix<Real>::rows(s.matrix + m * p.width * p.padded, p.padded), p.padded, &s.y);
+        symmetric_times(matrix(s, m), p.padded, scratch_rows_, s.y);
       }
     if (sight.first < sight.last)
       read(s.history, p.padded, sight.first, sight.last, rates_.of(p, s.number, sight), s.v, s.y,
@@ -279,9 +284,10 @@ template <class Real> class Forward {
     Real *last = p.out(p.call.last) + s.number * p.width;
     if (s.length) memcpy(last, output + ((s.length - 1) * p.batch + s.number) * p.width, p.width * sizeof(Real));
     else p.narrow(s.history + p.first_row() * p.padded, last);
-    const Index lines = p.components * p.width;
-    for (Index i = 0; i < lines; ++i)
-      p.narrow(s.matrix + i * p.padded, p.out(p.call.final) + (s.number * lines + i) * p.width);
+    for (Index m = 0; m < p.components; ++m)
+      write_symmetric(matrix(s, m), p.width, p.padded,
+                      p.out(p.call.final) +
+                          (s.number * p.components + m) * p.width * p.width);
     // The vectors in memory, the newest last, nothing in front of those that are forgotten.
     Real *written = p.out(p.call.written);
     if (!written) return;
