@@ -251,6 +251,11 @@ def test_a_power_law_as_exponentials(exponent, tolerance, horizon):
         assert total.components == 13
 
 
+def test_the_same_power_law_gives_the_same_bits_every_time():
+    sums = [PowerLaw(0.7).as_exponentials(0.05, 100) for _ in range(20)]
+    assert len({(*s.shares.tolist(), *s.speeds.tolist()) for s in sums}) == 1
+
+
 def test_a_learned_power_law_gives_what_it_has_learned():
     decay = PowerLaw(0.3, learnable=True)
     total = decay.as_exponentials(0.01, 100)

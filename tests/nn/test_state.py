@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from fastweights import FastWeightsRNN, FastWeightsState
+from fastweights import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState, decay
+from fastweights.nn import state as state_module
+from tests.tolerances import assert_close
 
 BATCH, WIDTH, LAYERS, LENGTH = 4, 5, 2, 6
 
@@ -166,3 +168,105 @@ def test_a_tree_of_tensors(state):
     leaves, spec = torch.utils._pytree.tree_flatten(state)
     assert sum(isinstance(leaf, torch.Tensor) for leaf in leaves) == len(state.tensors())
     _same(torch.utils._pytree.tree_unflatten(leaves, spec), state)
+
+
+# Growth
+
+
+@pytest.fixture
+def says_again():
+    """As in a process that has not said anything yet."""
+    state_module._warn_once.cache_clear()
+    yield
+    state_module._warn_once.cache_clear()
+
+
+def _run_on(layer, steps):
+    """One step after the other, without gradients."""
+    state = None
+    with torch.no_grad():
+        for x in torch.randn(steps, 1, layer.input_size):
+            _, state = layer(x[None] if isinstance(layer, FastWeightsRNN) else x, state)
+    return state
+
+
+GROWING = [
+    ({"decay": decay.PowerLaw()}, r"decay=PowerLaw\(\.\.\.\)\.as_exponentials\(\) carries"),
+    ({"decay": decay.Factorial(learnable=True)}, "a Free decay forgets"),
+    ({"form": "attention"}, "form='auto' carries a matrix instead"),
+]
+
+
+@pytest.mark.usefixtures("says_again")
+@pytest.mark.parametrize("kind", [FastWeightsRNN, FastWeightsRNNCell])
+@pytest.mark.parametrize(("how", "instead"), GROWING)
+def test_a_state_that_grows_without_end_says_so_once(kind, how, instead):
+    layer, bound = kind(3, 2, **how), 10 * 2 + 100
+    assert _run_on(layer, bound + 1).history.shape[1] == bound + 1
+    with pytest.warns(UserWarning, match="holds every vector that was written.*" + instead):
+        state = _run_on(layer, bound + 2)
+    assert state.history.shape[1] == bound + 2
+    assert _run_on(layer, bound + 3).history.shape[1] == bound + 3  # and says no more
+
+
+@pytest.mark.usefixtures("says_again")
+@pytest.mark.parametrize(
+    ("own", "most"),
+    [
+        (decay.Exponential(0.9), 4 * 2),
+        (decay.StepIndexed(), 4 * 2),
+        (decay.PowerLaw().as_exponentials(0.05, 1000), 4 * 2 * 5),
+        (decay.Free(9), 9),
+        (decay.Factorial(0.5), 64),
+    ],
+    ids=repr,
+)
+def test_the_bounds_of_the_docstring(own, most):
+    """With H = 2."""
+    layer = FastWeightsRNNCell(3, 2, decay=own)
+    state = _run_on(layer, 150)
+    if state.matrix is not None:
+        state = _run_on(layer, most)
+    assert state.history.shape[1] <= most
+    if own.recurrent:
+        assert _run_on(layer, most + 2).matrix is not None
+
+
+@pytest.mark.usefixtures("says_again")
+def test_controls_carry_nothing_that_grows():
+    layer = FastWeightsRNN(3, 2, memory="none", decay=decay.PowerLaw())
+    assert _run_on(layer, 150).history is None
+
+
+def test_what_a_factorial_forgets_is_nothing():
+    """In pieces, with old vectors dropped, as in one go."""
+    layer = FastWeightsRNN(3, 4, decay=decay.Factorial(0.5), form="attention")
+    x = torch.randn(90, 2, 3)
+    with torch.no_grad():
+        whole, state = layer(x)
+        assert state.history.shape[1] == 64
+        first, state = layer(x[:80])
+        assert_close(torch.cat([first, layer(x[80:], state)[0]]), whole)
+
+
+# Hidden vectors alone
+
+
+def test_a_state_of_hidden_vectors_alone_has_an_empty_memory():
+    layer = FastWeightsRNN(3, 4, 2)
+    x = torch.randn(5, 2, 3)
+    for like, given in ((x, (2, 2, 4)), (x[:, 0], (2, 4))):
+        zeros = FastWeightsState.from_hidden(torch.zeros(given))
+        output, state = layer(like, zeros)
+        expected, other = layer(like)
+        assert torch.equal(output, expected)
+        assert torch.equal(state.steps, other.steps)
+        learned = torch.ones(given, requires_grad=True)
+        layer(like, FastWeightsState.from_hidden(learned))[0].sum().backward()
+        assert learned.grad.abs().sum() > 0
+    with pytest.raises(TypeError, match="hidden must be a tensor, got list"):
+        FastWeightsState.from_hidden([1.0])
+    with pytest.raises(ValueError, match=r"hidden must have shape \(N, B, H\) or \(N, H\), got"):
+        FastWeightsState.from_hidden(torch.zeros(4))
+    with pytest.raises(TypeError, match=r"got Tensor; FastWeightsState\.from_hidden\(h_0\) makes"):
+        layer(x, torch.zeros(2, 2, 4))

@@ -27,15 +27,15 @@ class FastWeightsState:
 
     How many vectors there can be, for a state that is handed on from call to call:
 
-    ================================  ===========================================================
-    decay                             M at most
-    ================================  ===========================================================
-    exponential, step-indexed         a few times H, then one matrix instead
-    sum of C exponentials             a few times C·H, then C matrices instead
-    ``Free(length)``                  ``length``
-    ``Factorial`` that is not learned ``horizon``: 64 for an exponent of ½
-    ``PowerLaw``, learned factorial   **no bound**: one more with every step, 600 at step 600
-    ================================  ===========================================================
+    =================================  =========================================================
+    decay                              M at most
+    =================================  =========================================================
+    exponential, step-indexed          a few times H, then one matrix instead
+    sum of C exponentials              a few times C·H, then C matrices instead
+    ``Free(length)``                   ``length``
+    ``Factorial`` that is not learned  its ``horizon``, 64 for an exponent of ½
+    ``PowerLaw``, learned factorial    **no bound**: one more with every step, 600 at step 600
+    =================================  =========================================================
 
     With ``form="attention"`` there is no matrix, and the first two have no bound either. A state
     that has grown large in that way says so once;

@@ -34,6 +34,8 @@ def test_auto_goes_by_length_width_and_decay():
     assert _memory_kept(problem(106, 1, 5)) == "matrix"  # a hundred more than the width
     assert _memory_kept(problem(3, 1, 5, carried=20)) == "history"
     assert _memory_kept(problem(3, 1, 5, carried=21)) == "matrix"  # four times the width
+    assert _memory_kept(problem(3, 1, 100, carried=300)) == "history"
+    assert _memory_kept(problem(3, 1, 100, carried=301)) == "matrix"  # twice, and a hundred
     assert _memory_kept(problem(150, 1, 5, decay="power-law")) == "history"
     assert _memory_kept(problem(20, 1, 5, decay="step-indexed")) == "history"
     assert _memory_kept(problem(21, 1, 5, decay="step-indexed")) == "matrix"

@@ -145,10 +145,12 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
     length, _, width = call.drive.shape
     carried = 0 if history is None else history.shape[0]
     if call.drive.device.type == "cpu" and decay.stationary:
-        # A short call reads and writes a whole matrix for few steps: not before the vectors are
-        # many more numbers than the matrix.
+        # A short call reads and writes whole matrices for few steps: not before the vectors are
+        # many more numbers than they. For 13 matrices that was at 1.6 to 3 times as many, for one,
+        # which is soon read beside the rest of a call, at 4.
         read = decay.components * width
-        chunks = length > read + _CHUNKS_PAY_BEYOND or carried > 4 * read
+        many = min(4 * read, 2 * read + _CHUNKS_PAY_BEYOND)
+        chunks = length > read + _CHUNKS_PAY_BEYOND or carried > many
         return "chunked" if chunks else "attention"
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
@@ -186,8 +188,9 @@ def fast_weights(
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
         form: "attention", "matrix", "chunked", or "auto": on the CPU "chunked" for an exponential
-            decay over more than H + 100 steps, or when more than 4·H vectors are carried; for a
-            step-indexed one when there would be more than 4·H vectors in the end.
+            decay over more than H + 100 steps, or when more than 4·H or 2·H + 100 vectors are
+            carried (with C·H for H in a sum of C exponentials); for a step-indexed one when there
+            would be more than 4·H vectors in the end.
         backend: "native" (CPU), "triton" (CUDA), "reference", or "auto" for the fastest that
             supports the call.
         chunk_size: steps per chunk of the chunked form; None chooses by width.
