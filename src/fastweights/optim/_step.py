@@ -161,10 +161,19 @@ def separate_step(
         )
 
 
+# What the kernels know: the optimizers, and the tensors that they remember for each parameter.
+_REMEMBERED: dict[type, tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+}
+
+
 def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
     """The reason why `fused_step` cannot replace this step, or None if it can."""
-    if type(slow_optimizer) is not torch.optim.SGD:
-        return f"the slow optimizer is {type(slow_optimizer).__name__}, not torch.optim.SGD"
+    kind = type(slow_optimizer)
+    if kind not in _REMEMBERED:
+        return f"the slow optimizer is {kind.__name__}, not SGD, Adam or AdamW of torch.optim"
     if "step" in vars(slow_optimizer):
         return "the step of the slow optimizer is wrapped, as by a scheduler of its own"
     # The only way to learn of hooks, which have to run.
@@ -172,10 +181,14 @@ def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) 
         return "the slow optimizer has step hooks"
     for bucket in buckets:
         group = bucket.group
-        if not group["momentum"]:
+        if kind is torch.optim.SGD and not group["momentum"]:
             return "SGD runs without momentum"
-        if any(isinstance(group[name], Tensor) for name in ("lr", "momentum", "weight_decay")):
-            return "an option of SGD is a tensor"
+        for name in ("amsgrad", "capturable", "differentiable"):
+            if kind is not torch.optim.SGD and group[name]:
+                return f"{kind.__name__} runs with {name}"
+        options = (group["lr"], group["weight_decay"], group.get("momentum"))
+        if any(isinstance(option, Tensor) for option in (*options, *group.get("betas", ()))):
+            return f"an option of {kind.__name__} is a tensor"
         if any(g.dtype != w.dtype for g, w in zip(bucket.gradients, bucket.weights, strict=False)):
             return "a gradient has another dtype than its parameter"
         reason = cpu.why_not(_tensors(bucket, slow_optimizer))
@@ -184,7 +197,7 @@ def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) 
     return None
 
 
-def _tensors(bucket: Bucket, sgd: torch.optim.Optimizer) -> Iterator[Tensor]:
+def _tensors(bucket: Bucket, slow_optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     yield from bucket.weights
     yield from bucket.gradients
     yield from bucket.slow
@@ -192,59 +205,86 @@ def _tensors(bucket: Bucket, sgd: torch.optim.Optimizer) -> Iterator[Tensor]:
     yield from bucket.updates
     if bucket.learns:
         for parameter in bucket.weights:
-            velocity = sgd.state.get(parameter, {}).get("momentum_buffer")
-            if velocity is not None:
-                yield velocity
+            state = slow_optimizer.state.get(parameter, {})
+            for name in _REMEMBERED[type(slow_optimizer)]:
+                if state.get(name) is not None:
+                    yield state[name]
 
 
-def fused_step(ops: ModuleType, buckets: list[Bucket], sgd: torch.optim.Optimizer) -> None:
-    """The step for SGD with momentum in one pass; its buffers are kept where SGD keeps them.
+def fused_step(
+    ops: ModuleType, buckets: list[Bucket], slow_optimizer: torch.optim.Optimizer
+) -> None:
+    """The step in one pass; what the slow optimizer remembers is kept where it keeps it.
 
     Args:
         ops: moves the fast weights that only decay.
         buckets: what `gather` returned.
-        sgd: the slow optimizer. Its `step` is not called.
+        slow_optimizer: its `step` is not called.
     """
     for bucket in buckets:
         if not bucket.learns:
             ops.copy(bucket.weights, bucket.slow)
             ops.apply_overlay(bucket.weights, bucket.fast, None, keep=bucket.keep)
             continue
-        # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
-        rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
-        for w, g, s, f, u in zip(
-            bucket.weights,
-            bucket.gradients,
-            bucket.slow,
-            bucket.fast,
-            bucket.updates,
-            strict=True,
-        ):
-            state = sgd.state[w]
-            first = state.get("momentum_buffer") is None
-            if first:
-                state["momentum_buffer"] = torch.zeros_like(w)
-            rows[first].append((w, g, state["momentum_buffer"], s, f, u))
         group = bucket.group
-        for first, chosen in rows.items():
-            if not chosen:
-                continue
-            weights, gradients, buffers, slow, fast, updates = map(list, zip(*chosen, strict=True))
+        options = {
+            "slow_lr": float(group["lr"]),
+            "weight_decay": float(group["weight_decay"]),
+            "fast_lr": float(group["fast_lr"]),
+            "fast_momentum": float(group["fast_momentum"]),
+            "keep": bucket.keep,
+            "maximize": bucket.maximize,
+        }
+        states = [slow_optimizer.state[weight] for weight in bucket.weights]
+        if type(slow_optimizer) is torch.optim.SGD:
+            _fused_sgd(bucket, states, options)
+        else:
+            decoupled = type(slow_optimizer) is torch.optim.AdamW
+            _fused_adam(bucket, states, options, decoupled=decoupled)
+
+
+def _fused_sgd(bucket: Bucket, states: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
+    rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
+    columns = (bucket.weights, bucket.gradients, bucket.slow, bucket.fast, bucket.updates)
+    for (w, g, *others), state in zip(zip(*columns, strict=True), states, strict=True):
+        first = state.get("momentum_buffer") is None
+        if first:
+            state["momentum_buffer"] = torch.zeros_like(w)
+        rows[first].append((w, g, state["momentum_buffer"], *others))
+    for first, chosen in rows.items():
+        if chosen:
             cpu.sgd_step(
-                weights,
-                gradients,
-                buffers,
-                slow,
-                fast,
-                updates,
-                slow_lr=float(group["lr"]),
-                slow_momentum=float(group["momentum"]),
-                dampening=float(group["dampening"]),
-                weight_decay=float(group["weight_decay"]),
-                nesterov=group["nesterov"],
+                *map(list, zip(*chosen, strict=True)),
+                slow_momentum=float(bucket.group["momentum"]),
+                dampening=float(bucket.group["dampening"]),
+                nesterov=bucket.group["nesterov"],
                 first=first,
-                fast_lr=float(group["fast_lr"]),
-                fast_momentum=float(group["fast_momentum"]),
-                keep=bucket.keep,
-                maximize=bucket.maximize,
+                **options,
             )
+
+
+def _fused_adam(
+    bucket: Bucket, states: list[dict[str, Any]], options: dict[str, Any], *, decoupled: bool
+) -> None:
+    double = torch.get_default_dtype() == torch.float64
+    for weight, state in zip(bucket.weights, states, strict=True):
+        if not state:  # as Adam makes it
+            state["step"] = torch.zeros((), dtype=torch.float64 if double else torch.float32)
+            state["exp_avg"] = torch.zeros_like(weight)
+            state["exp_avg_sq"] = torch.zeros_like(weight)
+    torch._foreach_add_([state["step"] for state in states], 1.0)
+    cpu.adam_step(
+        bucket.weights,
+        bucket.gradients,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        bucket.slow,
+        bucket.fast,
+        bucket.updates,
+        steps=[float(state["step"]) for state in states],
+        betas=bucket.group["betas"],
+        eps=float(bucket.group["eps"]),
+        decoupled=bucket.group.get("decoupled_weight_decay", decoupled),
+        **options,
+    )

@@ -72,9 +72,9 @@ class SlowFast(OverlayUses):
         lr: fast learning rate ε_f.
         momentum: fast momentum α_f, in [0, 1).
         decay: h, the part of a fast weight that is lost in each step, in [0, 1].
-        backend: "auto", or "native" (both updates in one pass, on the CPU with SGD and momentum),
-            "foreach" or "reference" for the fast half. Rehearsal always runs "foreach", unless
-            this is "reference".
+        backend: "auto", or "native" (both updates in one pass, on the CPU with SGD and momentum,
+            Adam or AdamW), "foreach" or "reference" for the fast half. Rehearsal always runs
+            "foreach", unless this is "reference".
 
     Raises:
         TypeError: an argument is of the wrong type.
