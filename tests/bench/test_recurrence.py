@@ -175,7 +175,7 @@ def test_a_step_keeps_two_vectors_and_the_matrices_of_its_chunks(case: Case) -> 
     assert (matrices > 0) == (case.length > 100 + case.width)
     vectors = (recurrence._kept_bytes(problem.layer, problem.x) - matrices) / 4
     per_step = vectors / (case.batch * case.length * case.width)
-    assert 2 <= per_step < 2.03
+    assert 2 <= per_step < 2.2
 
 
 def test_the_parts_of_a_step_and_kernels_as_they_were() -> None:
@@ -220,7 +220,7 @@ def test_the_first_call_is_timed_in_two_new_processes(monkeypatch: pytest.Monkey
     caches = []
 
     def run(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
-        folder = Path(env["NUMBA_CACHE_DIR"])
+        folder = Path(env["TRITON_CACHE_DIR"])
         caches.append((folder, list(folder.iterdir())))
         (folder / "kernel").touch()
         assert command[0] == sys.executable

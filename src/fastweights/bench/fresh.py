@@ -32,7 +32,7 @@ def fresh_calls(case: Case, device: str) -> dict[str, Any]:
         (None where the system does not tell).
     """
     with tempfile.TemporaryDirectory(prefix="fastweights-") as folder:
-        caches = {"NUMBA_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder}
+        caches = {"TRITON_CACHE_DIR": folder}
         command = [sys.executable, __file__, case.name, device]
         return {
             name: json.loads(

@@ -262,9 +262,8 @@ def _matrix_bytes(case: Case, layer: FastWeightsRNN, x: Tensor) -> int:
     with torch.no_grad():
         if layer(x)[1].matrix is None:
             return 0
-    rows = -(-case.width // 8) * 8
     chunks = -(-case.length // chunk_size_for(case.width))
-    return 4 * case.batch * chunks * rows * (rows + 8) // 2
+    return 4 * case.batch * chunks * case.width * (case.width + 1) // 2
 
 
 def _kept_bytes(net: Any, x: Tensor) -> int:
