@@ -150,9 +150,11 @@ def test_every_module_is_in_the_list() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_emptied_and_loaded_or_reset_is_the_original(name: str, way: str) -> None:
     make = MODULES[name]
-    drawn = make()
     torch.manual_seed(1)
-    drawn.reset_parameters()  # type: ignore[operator]
+    drawn = make()
+    if isinstance(drawn, AttentionLSTM):  # which draws its LSTM twice as it is made
+        torch.manual_seed(1)
+        drawn.reset_parameters()
     trained = copy.deepcopy(drawn)
     with torch.no_grad():
         for parameter in trained.parameters():

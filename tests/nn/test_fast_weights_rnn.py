@@ -582,7 +582,7 @@ VALID = {
     "num_layers": lambda v: type(v) is int and v >= 1,
     "inner_steps": lambda v: type(v) is int and v >= 0,
     "decay": lambda v: _number(v) and 0 <= v <= 1,
-    "write_rate": lambda v: _number(v) and math.isfinite(v),
+    "write_rate": lambda v: v == "auto" or (_number(v) and math.isfinite(v)),
     "memory_scale": lambda v: _number(v) and math.isfinite(v),
     "norm_eps": lambda v: _number(v) and 0 < v < math.inf,
     "dropout": lambda v: _number(v) and 0 <= v <= 1,

@@ -148,7 +148,7 @@ def test_the_rate_is_its_formula():
             stable_write_rate(decay.PowerLaw(), *bad)
 
 
-@pytest.mark.parametrize("rate", [None, 0.5])
+@pytest.mark.parametrize("rate", ["auto", 0.5])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_an_overflow_is_said_once_with_the_rate_that_works(rate, backend):
     """The chosen one too is too much for inputs that are long."""

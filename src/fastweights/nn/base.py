@@ -42,7 +42,7 @@ class FastWeightsBase(nn.Module):
         *,
         inner_steps: int,
         decay: Decay | float,
-        write_rate: float | None,
+        write_rate: float | Literal["auto"],
         layer_norm: bool,
         norm_preliminary: bool,
         norm_eps: float,
@@ -76,7 +76,7 @@ class FastWeightsBase(nn.Module):
             detach_writes=detach_writes,
         )
         self.learn_write_rate = check_flag("learn_write_rate", learn_write_rate)
-        if write_rate is None:
+        if isinstance(write_rate, str) and write_rate == "auto":
             write_rate = choose_write_rate(self._options, as_decay(decay), self.hidden_size)
         self.write_rate = check_number("write_rate", write_rate)
         if learn_write_rate and self.write_rate <= 0:

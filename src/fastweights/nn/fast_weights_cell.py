@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ class FastWeightsRNNCell(FastWeightsBase):
         *,
         inner_steps: int = 1,
         decay: Decay | float = 0.95,
-        write_rate: float | None = None,
+        write_rate: float | Literal["auto"] = "auto",
         layer_norm: bool = True,
         norm_preliminary: bool = False,
         norm_eps: float = 1e-5,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         inner_steps: S ≥ 0, reads of the memory per step.
         decay: a :class:`fastweights.decay.Decay`, or a number λ for ``Exponential(λ)``. A learnable
             decay is learned by every layer and direction for itself.
-        write_rate: η. None is 0.5; without layer norm, with which that would overflow, it is
+        write_rate: η. "auto" is 0.5; without layer norm, where that overflows, it is
             :func:`fastweights.theory.memory.stable_write_rate`, for inputs of about unit length.
         layer_norm: normalise in the inner loop.
         norm_preliminary: normalise h_0(t+1) too, as much public code does; it hurts.
@@ -108,7 +108,7 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         *,
         inner_steps: int = 1,
         decay: Decay | float = 0.95,
-        write_rate: float | None = None,
+        write_rate: float | Literal["auto"] = "auto",
         layer_norm: bool = True,
         norm_preliminary: bool = False,
         norm_eps: float = 1e-5,

@@ -80,7 +80,7 @@ def feeds_back(options: Options) -> bool:
 
 
 def choose_write_rate(options: Options, decay: Decay, hidden_size: int) -> float:
-    """The η of a layer that was given none."""
+    """What write_rate="auto" stands for."""
     return stable_write_rate(decay, hidden_size) if feeds_back(options) else _RATE
 
 
