@@ -1,63 +1,75 @@
 #!/usr/bin/env bash
 # Runs recorded calls of the kernels where pytest cannot: compiled with sanitizers, under valgrind,
-# on another processor.
+# on an emulated ARM processor.
 #
-#     native/check.sh address,undefined|thread|valgrind|aarch64 [TEST...]
+#     native/check.sh asan|tsan|valgrind|aarch64... [-- TEST...]
 #
-# The calls are those that the named tests make (pytest's arguments; by default the small cases of
-# the kernels' own tests). Exits with 77, and says why, where a tool is missing.
+# The calls are those that the named tests make (pytest's arguments); CALLS=FOLDER keeps them there,
+# and takes them from there. Exits with 77, and says why, where a tool is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-mode=${1:?address,undefined, thread, valgrind or aarch64}
-shift
+modes=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  modes+=("$1")
+  shift
+done
+shift || true
 [ $# -gt 0 ] || set -- tests/ops/slow_fast
+[ ${#modes[@]} -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 need() {
-  command -v "$1" > /dev/null || { echo "no $1 here${2:+: $2}" && exit 77; }
+  command -v "$1" > /dev/null || { echo "no $1 here" && exit 77; }
 }
 
-configure=(-DFASTWEIGHTS_CHECKER=ON) run=() sets=
-case $mode in
-  address,undefined | thread)
-    configure+=("-DFASTWEIGHTS_SANITIZE=$mode")
-    export ASAN_OPTIONS=detect_leaks=0
-    ;;
-  valgrind)
-    need valgrind
-    run=(valgrind --quiet --error-exitcode=99)
-    export REPLAY_UNDEFINED=1
-    sets="baseline avx2" # it does not know AVX-512
-    ;;
-  aarch64)
-    need aarch64-linux-gnu-g++ "Debian's g++-aarch64-linux-gnu has it"
-    need qemu-aarch64 "Debian's qemu-user has it"
-    configure+=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
-      -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++)
-    run=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
-    sets=baseline
-    ;;
-  *)
-    echo "unknown: $mode" >&2 && exit 2
-    ;;
+quietly() {
+  "$@" > "$work/log" 2>&1 || { cat "$work/log" && exit 1; }
+}
+
+# The calls of the tests, as made to the library of one instruction set.
+recorded() {
+  local folder=$calls/$1 capability=$1
+  [ "$1" != baseline ] || capability=default
+  [ -d "$folder" ] || ATEN_CPU_CAPABILITY=$capability quietly python -m pytest -q \
+    -p no:cacheprovider "${tests[@]}" --record-kernel-calls="$folder"
+}
+tests=("$@") calls=${CALLS:-$work/calls}
+
+# What PyTorch may compute with here.
+case $(python -c 'import torch; print(torch.backends.cpu.get_cpu_capability())') in
+  AVX512) here="baseline avx2 avx512" ;;
+  AVX2) here="baseline avx2" ;;
+  *) here=baseline ;;
 esac
-need cmake
 
-cmake -S native -B "$work/build" "${configure[@]}" > "$work/log" || { cat "$work/log" && exit 1; }
-cmake --build "$work/build" --parallel 2 > "$work/log" || { cat "$work/log" && exit 1; }
-
-# PyTorch's name for a set, and whether this processor has it.
-for set in ${sets:-baseline avx2 avx512}; do
-  case $set in baseline) capability=default ;; *) capability=$set ;; esac
-  library=$work/build/libfastweights_$set.so
-  [ -e "$library" ] || continue
-  has=$(python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')
-  [ "$set" != avx512 ] || [ "$has" = avx512 ] || continue
-  [ "$set" != avx2 ] || [ "$has" != default ] || continue
-  ATEN_CPU_CAPABILITY=$capability python -m pytest -q -p no:cacheprovider "$@" \
-    --record-kernel-calls="$work/$set" > "$work/log" || { cat "$work/log" && exit 1; }
-  echo -n "$mode, $set: "
-  find "$work/$set" -name '*.call' -print0 | sort -z |
-    xargs -0 -n 2000 "${run[@]}" "$work/build/replay" "$library"
+for mode in "${modes[@]}"; do
+  configure=() run=() sets=$here
+  case $mode in
+    asan) configure=(-DFASTWEIGHTS_SANITIZE=address,undefined) ;;
+    tsan) configure=(-DFASTWEIGHTS_SANITIZE=thread) ;;
+    valgrind)
+      need valgrind
+      run=(env REPLAY_UNDEFINED=1 valgrind --quiet --error-exitcode=99 --leak-check=full)
+      sets=${here% avx512} # which it does not know
+      ;;
+    aarch64)
+      need aarch64-linux-gnu-g++
+      need qemu-aarch64
+      configure=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
+        -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++)
+      run=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
+      sets=baseline # NEON's vectors are as wide as SSE's
+      ;;
+    *) echo "unknown: $mode" && exit 2 ;;
+  esac
+  need cmake
+  quietly cmake -S native -B "$work/$mode" -DFASTWEIGHTS_CHECKER=ON "${configure[@]}"
+  quietly cmake --build "$work/$mode" --parallel 2
+  for set in $sets; do
+    recorded "$set"
+    echo -n "$mode, $set: "
+    find "$calls/$set" -name '*.call' -print0 | sort -z | xargs -0 -n 2000 \
+      "${run[@]}" "$work/$mode/replay" "$work/$mode/libfastweights_$set.so"
+  done
 done

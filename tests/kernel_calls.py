@@ -23,7 +23,7 @@ from tests.tolerances import TOLERANCES
 
 __all__ = ["recording"]
 
-LARGEST = 1 << 20  # bytes; emulators are slow
+LARGEST = 1 << 23  # bytes; emulators are slow
 KEPT, CHANGED, WRITTEN = 0, 1, 2  # what a call does to a buffer
 ARGUMENTS = -1
 

@@ -143,3 +143,35 @@ call = torch.compile(
 print(call(torch.zeros(1)).item(), native._load.cache_info().currsize)
 """
     assert compute_with(None, code) == "1.0 1"
+
+
+CHECK = Path(__file__).parents[2] / "native" / "check.sh"
+CALLS = [  # of the tests that make the most of few and small calls
+    "tests/ops/slow_fast/test_cpu.py::test_no_bit_depends_on_threads_or_on_where_a_weight_is",
+    "tests/ops/slow_fast/test_cpu.py::test_writes_nothing_beside_its_tensors",
+]
+
+
+@pytest.fixture(scope="module")
+def recorded_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("calls")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["asan", "tsan", "valgrind", "aarch64"])
+def test_recorded_calls_elsewhere(mode: str, recorded_calls: Path) -> None:
+    """With sanitizers, under valgrind and on an emulated ARM processor, where their tools are."""
+    if shutil.which("bash") is None or not CHECK.exists():
+        pytest.skip("it takes a shell and the sources")
+    done = subprocess.run(
+        ["bash", str(CHECK), mode, "--", *CALLS],
+        env={**os.environ, "CALLS": str(recorded_calls)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout
+    assert ", 0 wrong" in done.stdout
