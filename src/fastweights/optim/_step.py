@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.slow_fast import cpu
-from fastweights.optim._groups import check_group
-from fastweights.optim._overlay import Watch, new_overlay
+from fastweights.optim._groups import check_group, describe
+from fastweights.optim._overlay import Watch, check_overlay, has_overlay, new_overlay
 from fastweights.optim._uses import OverlayUses
 
 __all__ = [
@@ -22,7 +21,7 @@ __all__ = [
     "fused_step",
     "gather",
     "separate_step",
-    "why_not_fused",
+    "unsupported_reason",
 ]
 
 
@@ -76,30 +75,31 @@ def gather(
     the slow weights that go with it.
 
     Raises:
-        RuntimeError: a gradient is sparse. Nothing has been changed then.
+        RuntimeError: a parameter or its gradient is sparse or belongs to a transform of
+            torch.func, or a parameter's overlay was removed or is not one of its shape. Nothing
+            has been changed then.
     """
-    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None]] = []
+    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None, str]] = []
     for index, group in enumerate(groups):
         check_group(group, index)
         for position, parameter in enumerate(group["params"]):
             gradient = parameter.grad
-            if gradient is None:
-                if not states.get(parameter):
+            state = states.get(parameter)
+            name = describe(group, index, position)
+            if not has_overlay(state):
+                watch.check_kept(parameter, name)
+                if gradient is None:
                     continue
-            elif gradient.layout is not torch.strided:
-                raise RuntimeError(
-                    "SlowFast does not support sparse gradients: parameter "
-                    f"{_describe(group, position)} of group {index} (shape "
-                    f"{tuple(parameter.shape)}) has one of layout {gradient.layout}; use "
-                    "sparse=False in nn.Embedding, or train it with an optimizer of its own"
-                )
-            moved.append((index, group, parameter, gradient))
+            _check_tensors(parameter, gradient, name)
+            if state and has_overlay(state):
+                check_overlay(parameter, state, name, RuntimeError)
+            moved.append((index, group, parameter, gradient, name))
     buckets: dict[Any, Bucket] = {}
-    for index, group, parameter, gradient in moved:
+    for index, group, parameter, gradient, name in moved:
         state = states.get(parameter)
-        if not state:
-            states[parameter] = state = new_overlay(parameter)
-        watch.follow(parameter, state)
+        if state is None or not has_overlay(state):
+            states[parameter] = state = {**(state or {}), **new_overlay(parameter)}
+        watch.follow(parameter, state, name)
         key = (index, parameter.device, parameter.dtype, gradient is None)
         bucket = buckets.get(key)
         if bucket is None:
@@ -113,9 +113,26 @@ def gather(
     return list(buckets.values())
 
 
-def _describe(group: dict[str, Any], position: int) -> str:
-    names = group.get("param_names")
-    return repr(names[position]) if names else str(position)
+def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> None:
+    for tensor in (parameter, gradient):
+        if tensor is None:
+            continue
+        if tensor.layout is not torch.strided:
+            what = "gradients" if tensor is gradient else "parameters"
+            raise RuntimeError(
+                f"SlowFast does not support sparse {what}: {name} (shape "
+                f"{tuple(parameter.shape)}) has one of layout {tensor.layout}; use sparse=False in "
+                "nn.Embedding, or train it with an optimizer of its own"
+            )
+        if not torch.compiler.is_compiling() and _is_wrapped(tensor):
+            raise RuntimeError(
+                f"SlowFast cannot step inside a transform of torch.func (vmap, grad, jvp): {name} "
+                "or its gradient is a tensor of the transform. Compute gradients inside, and step "
+                "outside, whatever the backend"
+            )
+
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def separate_step(
@@ -161,8 +178,10 @@ def separate_step(
         )
 
 
-def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
+def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
     """The reason why `fused_step` cannot replace this step, or None if it can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile cannot look into another compiler's kernel"
     if type(slow_optimizer) is not torch.optim.SGD:
         return f"the slow optimizer is {type(slow_optimizer).__name__}, not torch.optim.SGD"
     if "step" in vars(slow_optimizer):
@@ -176,25 +195,15 @@ def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) 
             return "SGD runs without momentum"
         if any(isinstance(group[name], Tensor) for name in ("lr", "momentum", "weight_decay")):
             return "an option of SGD is a tensor"
-        if any(g.dtype != w.dtype for g, w in zip(bucket.gradients, bucket.weights, strict=False)):
-            return "a gradient has another dtype than its parameter"
-        reason = cpu.why_not(_tensors(bucket, slow_optimizer))
+        columns = {"slow": bucket.slow, "fast": bucket.fast, "update": bucket.updates}
+        if bucket.learns:
+            states = [slow_optimizer.state.get(weight, {}) for weight in bucket.weights]
+            columns["momentum"] = [state.get("momentum_buffer") for state in states]
+            columns["gradient"] = bucket.gradients
+        reason = cpu.unsupported_reason(bucket.weights, **columns)
         if reason is not None:
             return reason
-    return None
-
-
-def _tensors(bucket: Bucket, sgd: torch.optim.Optimizer) -> Iterator[Tensor]:
-    yield from bucket.weights
-    yield from bucket.gradients
-    yield from bucket.slow
-    yield from bucket.fast
-    yield from bucket.updates
-    if bucket.learns:
-        for parameter in bucket.weights:
-            velocity = sgd.state.get(parameter, {}).get("momentum_buffer")
-            if velocity is not None:
-                yield velocity
+    return None if buckets else cpu.unsupported_reason([])
 
 
 def fused_step(ops: ModuleType, buckets: list[Bucket], sgd: torch.optim.Optimizer) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastweights.ops.slow_fast import foreach
-from fastweights.optim._groups import FAST_OPTIONS, check_group
-from fastweights.optim._overlay import Watch
+from fastweights.ops.slow_fast import reference
+from fastweights.optim._groups import FAST_OPTIONS, check_group, describe
+from fastweights.optim._overlay import Watch, has_overlay, whole_norm
 
 __all__ = ["OverlayUses"]
 
@@ -85,9 +84,9 @@ class OverlayUses(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             check_group(group, index)
             keep = (1.0 - float(group["fast_decay"])) ** steps
-            for p, state in self._overlays([group]):
+            for p, state in self._overlays(index):
                 p.copy_(state["slow_weight"])
-                foreach.apply_overlay([p], [state["fast_weight"]], None, keep=keep)
+                reference.apply_overlay([p], [state["fast_weight"]], None, keep=keep)
                 self._watch.wrote([p])
 
     @torch.no_grad()
@@ -108,6 +107,7 @@ class OverlayUses(torch.optim.Optimizer):
             (tensor([1.]), 0.0)
         """
         self._refuse_in_slow_only("clear")
+        self._take_back_removed()
         for p, state in self._overlays():
             p.copy_(state["slow_weight"])
             state["fast_weight"].zero_()
@@ -134,6 +134,7 @@ class OverlayUses(torch.optim.Optimizer):
             (tensor([0.5000]), 0.0)
         """
         self._refuse_in_slow_only("consolidate")
+        self._take_back_removed()
         for p, state in self._overlays():
             state["slow_weight"].copy_(p)
             state["fast_weight"].zero_()
@@ -167,31 +168,45 @@ class OverlayUses(torch.optim.Optimizer):
     def fast_norm(self) -> float:
         """The Euclidean norm of all fast weights together.
 
+        Parameters that are sharded over processes as a ``DTensor`` (FSDP2, tensor parallelism)
+        count whole, so every process must ask for it, and gets the same.
+
         Example: see the class.
         """
-        norms = [torch.linalg.vector_norm(state["fast_weight"]) for _, state in self._overlays()]
-        return math.hypot(*(float(norm) for norm in norms))
+        return math.hypot(*(whole_norm(state["fast_weight"]) for _, state in self._overlays()))
 
     def _overlay_of(self, parameter: Tensor) -> dict[str, Tensor] | None:
-        for group in self.param_groups:
-            for p in group["params"]:
+        for index, group in enumerate(self.param_groups):
+            for position, p in enumerate(group["params"]):
                 if p is parameter:
-                    state = self.state.get(p)
-                    if state and not self._slow_only:
-                        self._watch.follow(p, state)
-                    return state
+                    return self._find_overlay(p, describe(group, index, position))
         raise ValueError("parameter must be one that this optimizer was given")
 
-    def _overlays(
-        self, groups: list[dict[str, Any]] | None = None
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for group in self.param_groups if groups is None else groups:
+    def _overlays(self, only: int | None = None) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The parameters that have an overlay, of one group or of all."""
+        for index, group in enumerate(self.param_groups):
+            if only is None or index == only:
+                for position, p in enumerate(group["params"]):
+                    state = self._find_overlay(p, describe(group, index, position))
+                    if state is not None:
+                        yield p, state
+
+    def _find_overlay(self, p: Tensor, name: str) -> dict[str, Tensor] | None:
+        state = self.state.get(p)
+        if state is None or not has_overlay(state):
+            self._watch.check_kept(p, name)
+            return None
+        if not self._slow_only:
+            self._watch.follow(p, state, name)
+        return state
+
+    def _take_back_removed(self) -> None:
+        """Overlays that others removed from ``state``, and that parameters still hold."""
+        for group in self.param_groups:
             for p in group["params"]:
-                state = self.state.get(p)
-                if state:
-                    if not self._slow_only:
-                        self._watch.follow(p, state)
-                    yield p, state
+                overlay = self._watch.overlay(p)
+                if overlay is not None and not has_overlay(self.state.get(p)):
+                    self.state[p] = overlay
 
     def _refuse_in_slow_only(self, what: str) -> None:
         if self._slow_only:

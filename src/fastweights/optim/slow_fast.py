@@ -24,7 +24,7 @@ from fastweights.optim._step import (
     fused_step,
     gather,
     separate_step,
-    why_not_fused,
+    unsupported_reason,
 )
 from fastweights.optim._uses import OverlayUses
 
@@ -118,9 +118,12 @@ class SlowFast(OverlayUses):
                 f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {backend!r}"
             )
         if backend == "native":
-            reason = why_not_fused(slow_optimizer, [])
+            reason = unsupported_reason(slow_optimizer, [])
             if reason is not None:
-                raise ValueError(f"backend='native' cannot run this slow_optimizer: {reason}")
+                raise ValueError(
+                    f"backend='native' cannot run this slow_optimizer: {reason}; "
+                    "backend='foreach' can"
+                )
         for index, group in enumerate(slow_optimizer.param_groups):
             check_group({**options, **group}, index)
             check_parameters(group, index)
@@ -217,14 +220,13 @@ class SlowFast(OverlayUses):
                 loss = closure()
         self._complete_groups()
         buckets = gather(self.param_groups, self.state, self._watch)
-        ops = reference if self.backend == "reference" else foreach
+        backend = self._choose(buckets)
+        ops = reference if backend == "reference" else foreach
         try:
-            if self._rehearsing:
-                separate_step(ops, buckets, None)
-            elif self._choose(buckets) == "native":
+            if backend == "native":
                 fused_step(ops, buckets, self.slow_optimizer)
             else:
-                separate_step(ops, buckets, self.slow_optimizer)
+                separate_step(ops, buckets, None if self._rehearsing else self.slow_optimizer)
         finally:
             for bucket in buckets:
                 self._watch.wrote(bucket.weights)
@@ -233,18 +235,20 @@ class SlowFast(OverlayUses):
         return loss
 
     def _choose(self, buckets: list[Bucket]) -> str:
-        if self.backend in ("foreach", "reference"):
-            return self.backend
-        if torch.compiler.is_compiling():
-            return "foreach"  # torch.compile cannot look into another compiler's kernel
-        return choose_backend(
-            self.backend,
-            {
-                "native": lambda: why_not_fused(self.slow_optimizer, buckets),
-                "foreach": lambda: None,
-            },
-            operation="step of slow and fast weights",
-        )
+        reasons: dict[str, Callable[[], str | None]] = {
+            "native": lambda: unsupported_reason(self.slow_optimizer, buckets),
+            "foreach": lambda: foreach.unsupported_reason(
+                *(columns for b in buckets for columns in (b.weights, b.gradients))
+            ),
+            "reference": lambda: None,
+        }
+        requested, operation = self.backend, "step of slow and fast weights"
+        if self._rehearsing:
+            del reasons["native"]  # it would move the slow weights
+            operation = "rehearsal of fast weights"
+        if requested == "native" and (self._rehearsing or torch.compiler.is_compiling()):
+            requested = "auto"
+        return choose_backend(requested, reasons, operation=operation)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
