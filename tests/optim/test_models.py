@@ -15,7 +15,7 @@ from fastweights.ops.slow_fast import cpu
 from fastweights.optim import SlowFast
 
 FAST = {"lr": 0.05, "momentum": 0.5, "decay": 0.02}
-WORKER = Path(__file__).with_name("ddp_worker.py")
+WORKER = Path(__file__).with_name("training_worker.py")
 
 
 def test_two_processes_end_as_one_on_the_whole_batch(tmp_path: Path) -> None:
@@ -33,14 +33,17 @@ def test_two_processes_end_as_one_on_the_whole_batch(tmp_path: Path) -> None:
         for worker in workers:
             worker.kill()
     for slow, parts in expected.items():
-        first, second = (
-            torch.load(tmp_path / f"{slow}-{rank}.pt", weights_only=True) for rank in range(2)
-        )
-        for name, tensors in parts.items():
-            assert all(map(torch.equal, first[name], second[name])), f"{slow}: {name} differ"
-            for ours, one_process in zip(first[name], tensors, strict=True):
-                assert ours.any()
-                torch.testing.assert_close(ours, one_process, rtol=0, atol=1e-12)
+        for how in ("ddp", "fsdp"):
+            first, second = (
+                torch.load(tmp_path / f"{how}-{slow}-{rank}.pt", weights_only=True)
+                for rank in range(2)
+            )
+            for name, tensors in parts.items():
+                same = all(map(torch.equal, first[name], second[name]))
+                assert same, f"{how}, {slow}: {name} differ"
+                for ours, one_process in zip(first[name], tensors, strict=True):
+                    assert ours.any()
+                    torch.testing.assert_close(ours, one_process, rtol=0, atol=1e-12)
 
 
 class Tied(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["KEYS", "Watch", "has_overlay", "new_overlay", "whole_norm"]
+__all__ = ["KEYS", "Watch", "check_overlay", "has_overlay", "new_overlay", "whole_norm"]
 
 KEYS = ("slow_weight", "fast_weight", "fast_update")  # s, f, Δf in the state of a parameter
 

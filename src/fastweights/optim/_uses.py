@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastweights.ops.slow_fast import reference
+from fastweights.optim._buffers import copy_buffers, put_buffers, reshard
 from fastweights.optim._groups import FAST_OPTIONS, check_group, describe
 from fastweights.optim._overlay import Watch, has_overlay, whole_norm
 
@@ -22,8 +23,11 @@ class OverlayUses(torch.optim.Optimizer):
     Works on the overlays that learning left in ``state``.
     """
 
+    model: nn.Module | None = None
+
     def _start(self) -> None:
         self._slow_only = False
+        self._slow_buffers: dict[str, Tensor] | None = None  # from before a rehearsal
         self._watch = Watch()  # parameters it has not seen are compared by value
 
     def _complete_groups(self) -> None:
@@ -39,6 +43,14 @@ class OverlayUses(torch.optim.Optimizer):
         whatever was written to parameters inside is lost. Learning, changing the overlay and
         saving the optimizer are refused inside.
 
+        Where the optimizer was given the ``model``, the same holds for the model's buffers: inside
+        they hold what they held before the rehearsal that the overlay is of, or what they hold
+        anyway if there was none; on leaving they are what they were.
+
+        FSDP2 computes with copies of the parameters that it gathered in the last forward pass, if
+        no backward pass followed. Where the optimizer was given the ``model``, they are gathered
+        anew; otherwise call ``model.reshard()`` on entering and after leaving.
+
         Example: see the class.
         """
         if self._slow_only:
@@ -46,24 +58,29 @@ class OverlayUses(torch.optim.Optimizer):
             return
         overlays = list(self._overlays())
         held = [(p, p.detach().clone()) for p, _ in overlays]
+        buffers = copy_buffers(self.model)
         self._slow_only = True
         try:
             with torch.no_grad():
                 for p, state in overlays:
                     p.copy_(state["slow_weight"])
+            put_buffers(self.model, self._slow_buffers or {})
+            reshard(self.model)
             yield
         finally:
             self._slow_only = False
             with torch.no_grad():
                 for p, effective in held:
                     p.copy_(effective)
+            put_buffers(self.model, buffers)
+            reshard(self.model)
             self._watch.wrote([p for p, _ in held])
 
     @torch.no_grad()
     def relax(self, steps: int) -> None:
         """Let the fast weights decay as in ``steps`` steps without learning: f ← (1 − h)^steps f.
 
-        The last fast updates Δf stay, as in such steps.
+        The last fast updates Δf stay, as in such steps, and so do the model's buffers.
 
         Args:
             steps: how many, at least 0.
@@ -88,10 +105,15 @@ class OverlayUses(torch.optim.Optimizer):
                 p.copy_(state["slow_weight"])
                 reference.apply_overlay([p], [state["fast_weight"]], None, keep=keep)
                 self._watch.wrote([p])
+        reshard(self.model)
 
     @torch.no_grad()
     def clear(self) -> None:
         """Forget the overlay: parameters hold their slow weights, f and Δf are zero.
+
+        Where the optimizer was given the ``model``, and nothing slow was learned since a rehearsal,
+        the model's buffers are what they were before that rehearsal. An overlay that somebody
+        removed from ``state`` is forgotten too.
 
         Raises:
             RuntimeError: inside `slow_only`.
@@ -113,12 +135,15 @@ class OverlayUses(torch.optim.Optimizer):
             state["fast_weight"].zero_()
             state["fast_update"].zero_()
             self._watch.wrote([p])
+        put_buffers(self.model, self._slow_buffers or {})
+        self._slow_buffers = None
+        reshard(self.model)
 
     @torch.no_grad()
     def consolidate(self) -> None:
         """Fold the overlay into the slow weights: s ← s + f, then f and Δf are zero.
 
-        Parameters keep their values.
+        Parameters keep their values, and buffers of the model theirs.
 
         Raises:
             RuntimeError: inside `slow_only`.
@@ -139,6 +164,7 @@ class OverlayUses(torch.optim.Optimizer):
             state["slow_weight"].copy_(p)
             state["fast_weight"].zero_()
             state["fast_update"].zero_()
+        self._slow_buffers = None
 
     @torch.no_grad()
     def slow_weights(self, parameter: Tensor) -> Tensor:
