@@ -71,7 +71,7 @@ class Watch:
 
     def loaded(self, parameter: Tensor, state: dict[str, Tensor]) -> None:
         """Say that this overlay was loaded, or copied: the parameter may not hold it yet."""
-        self._overlays[parameter] = state
+        self._overlays[parameter] = {key: state[key] for key in KEYS if key in state}
         self._loaded[parameter] = _mark(parameter)
 
     def overlay(self, parameter: Tensor) -> dict[str, Tensor] | None:
@@ -107,7 +107,6 @@ class Watch:
             RuntimeError: the overlay is not one of a parameter of this shape.
         """
         check_overlay(parameter, state, name, RuntimeError)
-        self._overlays[parameter] = state
         mark = _mark(parameter)
         moved = [
             key
@@ -115,6 +114,7 @@ class Watch:
             if state[key].dtype != parameter.dtype or state[key].device != parameter.device
         ]
         if self._seen.get(parameter) == mark and not moved:
+            self._overlays[parameter] = {key: state[key] for key in KEYS}
             return
         with torch.no_grad():
             # Compared as it was rounded: model.double() changes no weight.
@@ -125,6 +125,7 @@ class Watch:
             same = (parameter == expected) | (parameter.isnan() & expected.isnan())
             slow.copy_(torch.where(same, slow, parameter - fast))
         self._seen[parameter] = mark
+        self._overlays[parameter] = {key: state[key] for key in KEYS}
         if self._loaded.pop(parameter, None) == mark and not _local(same).all():
             logger.warning(
                 "SlowFast: %s does not hold what the optimizer's loaded state says. Load the "

@@ -18,6 +18,7 @@ from fastweights.optim._uses import OverlayUses
 __all__ = [
     "Bucket",
     "check_slow_optimizer",
+    "check_transforms",
     "fused_step",
     "gather",
     "separate_step",
@@ -39,6 +40,22 @@ def check_slow_optimizer(slow_optimizer: Any) -> None:
         raise ValueError(
             f"slow_optimizer={type(slow_optimizer).__name__} evaluates the loss several times in "
             "a step; SlowFast needs one that steps from a single gradient, such as SGD or AdamW"
+        )
+
+
+def check_transforms() -> None:
+    """Raise inside of what cannot follow the writing to parameters, as with torch's optimizers."""
+    if torch.compiler.is_compiling():
+        return
+    inside = None
+    if torch._C._are_functorch_transforms_active():
+        inside = "a transform of torch.func (vmap, grad, jvp)"
+    elif torch._C._is_tracing():
+        inside = "torch.jit.trace"
+    if inside is not None:
+        raise RuntimeError(
+            f"SlowFast cannot step inside {inside}, whatever the backend: compute gradients "
+            "inside, and step outside"
         )
 
 
@@ -126,9 +143,8 @@ def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> Non
             )
         if not torch.compiler.is_compiling() and _is_wrapped(tensor):
             raise RuntimeError(
-                f"SlowFast cannot step inside a transform of torch.func (vmap, grad, jvp): {name} "
-                "or its gradient is a tensor of the transform. Compute gradients inside, and step "
-                "outside, whatever the backend"
+                f"SlowFast cannot step with a tensor of a transform of torch.func: {name} or its "
+                "gradient is one. Let the transform return gradients, and set them outside"
             )
 
 

@@ -22,6 +22,7 @@ from fastweights.optim._saving import load_with, save_with
 from fastweights.optim._step import (
     Bucket,
     check_slow_optimizer,
+    check_transforms,
     fused_step,
     gather,
     separate_step,
@@ -233,9 +234,13 @@ class SlowFast(OverlayUses):
             What the closure returned, or None.
 
         Raises:
-            RuntimeError: inside `slow_only`, or a gradient is sparse; nothing is changed.
+            RuntimeError: inside `slow_only`, ``torch.jit.trace`` or a transform of ``torch.func``;
+                a parameter or a gradient is sparse; or an overlay was removed from ``state`` or
+                does not go with its parameter. Nothing is changed.
+            ValueError: the backend cannot run this step; nothing is changed.
         """
         self._refuse_in_slow_only("step")
+        check_transforms()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -262,7 +267,11 @@ class SlowFast(OverlayUses):
         reasons: dict[str, Callable[[], str | None]] = {
             "native": lambda: unsupported_reason(self.slow_optimizer, buckets),
             "foreach": lambda: foreach.unsupported_reason(
-                *(columns for b in buckets for columns in (b.weights, b.gradients))
+                *(
+                    column
+                    for b in buckets
+                    for column in (b.weights, b.gradients, b.slow, b.fast, b.updates)
+                )
             ),
             "reference": lambda: None,
         }

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ["apply_overlay", "copy", "learn", "unsupported_reason"]
 
@@ -24,10 +25,14 @@ def unsupported_reason(*columns: Iterable[Tensor]) -> str | None:
         >>> unsupported_reason([torch.zeros(3).as_subclass(type("Odd", (Tensor,), {}))])
         'a tensor is a Odd, which may lack operations on lists'
     """
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation has no derivative of all operations on lists"
     for column in columns:
         for tensor in column:
             if type(tensor) not in _PLAIN:
                 return f"a tensor is a {type(tensor).__name__}, which may lack operations on lists"
+            if tensor.is_neg() or tensor.is_conj():
+                return "a tensor is negated or conjugated only when it is read"
     return None
 
 
