@@ -23,7 +23,7 @@ __all__ = ["GOALS", "SLOW", "OptimizerStep"]
 # With momentum, two weights per connection move 9 arrays where one moves 5; with AdamW 12 and 7.
 GOALS: Mapping[str, float] = MappingProxyType({"sgd": 1.8, "adamw": 1.75})
 TENSORS = 10  # parameters that the weights are spread over
-_FAST = MappingProxyType({"lr": 0.02, "momentum": 0.5, "decay": 0.01})
+_FAST: Mapping[str, Any] = MappingProxyType({"lr": 0.02, "momentum": 0.5, "decay": 0.01})
 _ALONE = "alone"
 SLOW: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
     {

@@ -27,7 +27,8 @@ def choose_backend(
         operation: what is run, for messages.
 
     Raises:
-        ValueError: ``requested`` is not known, or cannot run this call; the message says why.
+        ValueError: ``requested`` is not known, or cannot run this call; the message says why, and
+            which can.
 
     Example:
         >>> choose_backend("auto", {"fast": lambda: "no GPU", "plain": lambda: None}, operation="f")
@@ -39,7 +40,9 @@ def choose_backend(
             raise ValueError(f"backend must be one of {known}, got {requested!r}")
         reason = reasons[requested]()
         if reason is not None:
-            raise ValueError(f"backend={requested!r} cannot run this {operation}: {reason}")
+            able = [name for name, why_not in reasons.items() if why_not() is None]
+            can = f"; backend={able[0]!r} can" if able else ""
+            raise ValueError(f"backend={requested!r} cannot run this {operation}: {reason}{can}")
         return requested
     refused: list[str] = []
     for name, why_not in reasons.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -12,17 +11,18 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.slow_fast import cpu
-from fastweights.optim._groups import check_group
-from fastweights.optim._overlay import Watch, new_overlay
+from fastweights.optim._groups import check_group, describe
+from fastweights.optim._overlay import Watch, check_overlay, has_overlay, new_overlay
 from fastweights.optim._uses import OverlayUses
 
 __all__ = [
     "Bucket",
     "check_slow_optimizer",
+    "check_transforms",
     "fused_step",
     "gather",
     "separate_step",
-    "why_not_fused",
+    "unsupported_reason",
 ]
 
 
@@ -40,6 +40,22 @@ def check_slow_optimizer(slow_optimizer: Any) -> None:
         raise ValueError(
             f"slow_optimizer={type(slow_optimizer).__name__} evaluates the loss several times in "
             "a step; SlowFast needs one that steps from a single gradient, such as SGD or AdamW"
+        )
+
+
+def check_transforms() -> None:
+    """Raise inside of what cannot follow the writing to parameters, as with torch's optimizers."""
+    if torch.compiler.is_compiling():
+        return
+    inside = None
+    if torch._C._are_functorch_transforms_active():
+        inside = "a transform of torch.func (vmap, grad, jvp)"
+    elif torch._C._is_tracing():
+        inside = "torch.jit.trace"
+    if inside is not None:
+        raise RuntimeError(
+            f"SlowFast cannot step inside {inside}, whatever the backend: compute gradients "
+            "inside, and step outside"
         )
 
 
@@ -76,30 +92,31 @@ def gather(
     the slow weights that go with it.
 
     Raises:
-        RuntimeError: a gradient is sparse. Nothing has been changed then.
+        RuntimeError: a parameter or its gradient is sparse or belongs to a transform of
+            torch.func, or a parameter's overlay was removed or is not one of its shape. Nothing
+            has been changed then.
     """
-    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None]] = []
+    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None, str]] = []
     for index, group in enumerate(groups):
         check_group(group, index)
         for position, parameter in enumerate(group["params"]):
             gradient = parameter.grad
-            if gradient is None:
-                if not states.get(parameter):
+            state = states.get(parameter)
+            name = describe(group, index, position)
+            if not has_overlay(state):
+                watch.check_kept(parameter, name)
+                if gradient is None:
                     continue
-            elif gradient.layout is not torch.strided:
-                raise RuntimeError(
-                    "SlowFast does not support sparse gradients: parameter "
-                    f"{_describe(group, position)} of group {index} (shape "
-                    f"{tuple(parameter.shape)}) has one of layout {gradient.layout}; use "
-                    "sparse=False in nn.Embedding, or train it with an optimizer of its own"
-                )
-            moved.append((index, group, parameter, gradient))
+            _check_tensors(parameter, gradient, name)
+            if state and has_overlay(state):
+                check_overlay(parameter, state, name, RuntimeError)
+            moved.append((index, group, parameter, gradient, name))
     buckets: dict[Any, Bucket] = {}
-    for index, group, parameter, gradient in moved:
+    for index, group, parameter, gradient, name in moved:
         state = states.get(parameter)
-        if not state:
-            states[parameter] = state = new_overlay(parameter)
-        watch.follow(parameter, state)
+        if state is None or not has_overlay(state):
+            states[parameter] = state = {**(state or {}), **new_overlay(parameter)}
+        watch.follow(parameter, state, name)
         key = (index, parameter.device, parameter.dtype, gradient is None)
         bucket = buckets.get(key)
         if bucket is None:
@@ -113,9 +130,25 @@ def gather(
     return list(buckets.values())
 
 
-def _describe(group: dict[str, Any], position: int) -> str:
-    names = group.get("param_names")
-    return repr(names[position]) if names else str(position)
+def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> None:
+    for tensor in (parameter, gradient):
+        if tensor is None:
+            continue
+        if tensor.layout is not torch.strided:
+            what = "gradients" if tensor is gradient else "parameters"
+            raise RuntimeError(
+                f"SlowFast does not support sparse {what}: {name} (shape "
+                f"{tuple(parameter.shape)}) has one of layout {tensor.layout}; use sparse=False in "
+                "nn.Embedding, or train it with an optimizer of its own"
+            )
+        if not torch.compiler.is_compiling() and _is_wrapped(tensor):
+            raise RuntimeError(
+                f"SlowFast cannot step with a tensor of a transform of torch.func: {name} or its "
+                "gradient is one. Let the transform return gradients, and set them outside"
+            )
+
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def separate_step(
@@ -169,8 +202,10 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
 }
 
 
-def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
+def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
     """The reason why `fused_step` cannot replace this step, or None if it can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile cannot look into another compiler's kernel"
     kind = type(slow_optimizer)
     if kind not in _REMEMBERED:
         return f"the slow optimizer is {kind.__name__}, not SGD, Adam or AdamW of torch.optim"
@@ -189,26 +224,16 @@ def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) 
         options = (group["lr"], group["weight_decay"], group.get("momentum"))
         if any(isinstance(option, Tensor) for option in (*options, *group.get("betas", ()))):
             return f"an option of {kind.__name__} is a tensor"
-        if any(g.dtype != w.dtype for g, w in zip(bucket.gradients, bucket.weights, strict=False)):
-            return "a gradient has another dtype than its parameter"
-        reason = cpu.why_not(_tensors(bucket, slow_optimizer))
+        columns = {"slow": bucket.slow, "fast": bucket.fast, "update": bucket.updates}
+        if bucket.learns:
+            states = [slow_optimizer.state.get(weight, {}) for weight in bucket.weights]
+            for name in _REMEMBERED[kind]:
+                columns[name] = [state.get(name) for state in states]
+            columns["gradient"] = bucket.gradients
+        reason = cpu.unsupported_reason(bucket.weights, **columns)
         if reason is not None:
             return reason
-    return None
-
-
-def _tensors(bucket: Bucket, slow_optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    yield from bucket.weights
-    yield from bucket.gradients
-    yield from bucket.slow
-    yield from bucket.fast
-    yield from bucket.updates
-    if bucket.learns:
-        for parameter in bucket.weights:
-            state = slow_optimizer.state.get(parameter, {})
-            for name in _REMEMBERED[type(slow_optimizer)]:
-                if state.get(name) is not None:
-                    yield state[name]
+    return None if buckets else cpu.unsupported_reason([])
 
 
 def fused_step(

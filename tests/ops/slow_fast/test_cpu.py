@@ -190,9 +190,9 @@ def test_numbers_that_are_none_spread_no_further(rule: str) -> None:
     ],
 )
 def test_says_why_it_cannot_run(tensor: Tensor, reason: str) -> None:
-    assert cpu.why_not([torch.zeros(2)]) is None
-    assert cpu.why_not([torch.nn.Parameter(torch.zeros(2, 3))]) is None
-    refusal = cpu.why_not([torch.zeros(2), tensor])
+    assert cpu.unsupported_reason([torch.zeros(2)]) is None
+    assert cpu.unsupported_reason([torch.nn.Parameter(torch.zeros(2, 3))]) is None
+    refusal = cpu.unsupported_reason([torch.zeros(2), tensor])
     assert refusal is not None
     assert reason in refusal
 

@@ -8,15 +8,17 @@ operations would move twenty-five, and `torch.optim.SGD` alone moves eight (fore
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastweights.ops import native
 from fastweights.ops.threads import threads_for
 
-__all__ = ["adam_step", "sgd_step", "why_not"]
+__all__ = ["adam_step", "sgd_step", "unsupported_reason"]
 
 _SERIAL_BELOW = 65536  # fewer weights than this are done before other threads have woken up
 _SPAN = 16384  # weights that a thread takes at a time, kSpan in native/slow_fast.h
@@ -56,23 +58,88 @@ class _AdamStep(_SlowFastStep):
     )
 
 
-def why_not(tensors: Iterable[Tensor]) -> str | None:
-    """The reason why `sgd_step` cannot work on these tensors, or None if it can.
+def unsupported_reason(weights: Sequence[Tensor], **columns: Sequence[Tensor | None]) -> str | None:
+    """The reason why the kernels cannot work on these tensors, or None if they can.
+
+    A kernel gets addresses, and believes that the values of each tensor lie there one after
+    another, as many as the weight has, in its dtype, and that nothing else is written to them.
+
+    Args:
+        weights: w.
+        columns: what is handed over with them, by its name in messages; each list holds one tensor
+            for every weight, or None where there is none yet.
 
     Example:
-        >>> why_not([torch.zeros(3)]), why_not([torch.zeros(3, dtype=torch.bfloat16)])
-        (None, 'a tensor is torch.bfloat16, not float32 or float64')
+        >>> unsupported_reason([torch.zeros(3)], slow=[torch.zeros(3)])
+        >>> unsupported_reason([torch.zeros(3)], slow=[torch.zeros(3, dtype=torch.float64)])
+        'slow is torch.float64, but its weight torch.float32'
+        >>> unsupported_reason([torch.zeros(3, dtype=torch.bfloat16)])
+        'a weight is torch.bfloat16, not float32 or float64'
     """
-    for tensor in tensors:
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
-            return f"a tensor is a {type(tensor).__name__}"
-        if tensor.device.type != "cpu":
-            return f"a tensor is on {tensor.device}, not on the CPU"
-        if tensor.dtype not in (torch.float32, torch.float64):
-            return f"a tensor is {tensor.dtype}, not float32 or float64"
-        if not tensor.is_contiguous():
-            return "a tensor is not contiguous"
-    return native.missing_reason()
+    reason = native.missing_reason() or _intercepted()
+    if reason is not None:
+        return reason
+    spans: list[tuple[int, int]] = []
+    for name, column in {"a weight": weights, **columns}.items():
+        for tensor, weight in zip(column, weights, strict=True):
+            if tensor is None:
+                continue
+            reason = _mismatch(tensor, weight)
+            if reason is not None:
+                return f"{name} {reason}"
+            start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+            if tensor.untyped_storage().nbytes() < (
+                tensor.storage_offset() * tensor.element_size() + size
+            ):
+                return f"{name} has less memory than its shape says"
+            if size:
+                spans.append((start, start + size))
+    spans.sort()
+    if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
+        return "two of the tensors share memory"
+    return None
+
+
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_DTYPES = frozenset((torch.float32, torch.float64))
+
+
+def _mismatch(tensor: Tensor, weight: Tensor) -> str | None:
+    """Why the values of a tensor do not lie as those of its weight must."""
+    if type(tensor) not in _PLAIN:
+        return f"is a {type(tensor).__name__}"
+    if not tensor.is_cpu:
+        return f"is on {tensor.device}, not on the CPU"
+    if tensor.layout is not torch.strided:
+        return f"has the layout {tensor.layout}"
+    if tensor.dtype not in _DTYPES:
+        return f"is {tensor.dtype}, not float32 or float64"
+    if tensor.dtype is not weight.dtype:
+        return f"is {tensor.dtype}, but its weight {weight.dtype}"
+    if tensor.shape != weight.shape:
+        return f"has shape {tuple(tensor.shape)}, but its weight {tuple(weight.shape)}"
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "is a tensor of a transform of torch.func"
+    if tensor._is_zerotensor():
+        return "has no memory: its zeros are only promised"
+    if tensor.is_neg():
+        return "is negated only when it is read"
+    if not tensor.is_contiguous():
+        return "is not contiguous"
+    return None
+
+
+def _intercepted() -> str | None:
+    """Who follows the operations of this thread, and would not see what a kernel does."""
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func does not see into a kernel"
+    if torch._C._is_tracing():
+        return "torch.jit.trace does not see into a kernel"
+    if torch._C._len_torch_dispatch_stack():
+        return "a mode that sees every operation does not see into a kernel"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation does not see into a kernel"
+    return None
 
 
 def sgd_step(
@@ -96,9 +163,8 @@ def sgd_step(
 ) -> None:
     """Both halves of the update in place; arguments and result as in the reference.
 
-    All tensors share one dtype, and `why_not` has nothing against any of them. They must be
-    initialised, also ``buffers`` where ``first``. The result does not depend on the number of
-    threads.
+    `unsupported_reason` must have nothing against the tensors. They must be initialised, also
+    ``buffers`` where ``first``. The result does not depend on the number of threads.
 
     Example:
         >>> w, g, v, s, f, update = (torch.tensor([x]) for x in (3.0, 1.0, 0.0, 2.0, 1.0, 0.0))
@@ -147,8 +213,8 @@ def adam_step(
 ) -> None:
     """Both halves of the update in place; arguments and result as in the reference.
 
-    All tensors share one dtype, and `why_not` has nothing against any of them. The result does not
-    depend on the number of threads.
+    `unsupported_reason` must have nothing against the tensors. The result does not depend on the
+    number of threads.
 
     Example:
         >>> start = (3.0, 2.0, 0.0, 0.0, 2.0, 1.0, 0.0)

@@ -1,7 +1,12 @@
-"""One of two processes that train together: `python ddp_worker.py RANK FOLDER`; see test_models."""
+"""One of two processes that train together: `python training_worker.py RANK FOLDER`.
+
+See test_models. They train with DistributedDataParallel, where each has the whole model, and with
+FSDP2, where each has a shard of every parameter.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -9,6 +14,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as checkpoint
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from fastweights.optim import SlowFast
@@ -34,7 +42,7 @@ def network() -> nn.Module:
 def learn(model: nn.Module, slow: str, rank: int, world: int) -> dict[str, list[Tensor]]:
     """Train on every world-th case of each batch; the weights and fast weights at the end."""
     params = list(model.parameters())
-    optimizer = SlowFast(SLOW[slow](params), lr=0.05, momentum=0.5, decay=0.02)
+    optimizer = SlowFast(SLOW[slow](params), lr=0.05, momentum=0.5, decay=0.02, model=model)
     generator = torch.Generator().manual_seed(1)
 
     def step() -> None:
@@ -46,6 +54,7 @@ def learn(model: nn.Module, slow: str, rank: int, world: int) -> dict[str, list[
 
     for _ in range(10):
         step()
+    norm = torch.tensor(optimizer.fast_norm())
     with optimizer.rehearsal():
         for _ in range(5):
             step()
@@ -57,20 +66,50 @@ def learn(model: nn.Module, slow: str, rank: int, world: int) -> dict[str, list[
     optimizer.consolidate()
     for _ in range(5):
         step()
+    if world > 1:
+        resume(model, optimizer, slow)
+    step()
     return {
-        "weights": [p.detach().clone() for p in params],
-        "slow": [optimizer.slow_weights(p) for p in params],
-        "fast": [optimizer.fast_weights(p) for p in params],
+        "weights": [whole(p.detach()).clone() for p in params],
+        "slow": [whole(optimizer.slow_weights(p)) for p in params],
+        "fast": [whole(optimizer.fast_weights(p)) for p in params],
+        "norm": [norm, torch.tensor(optimizer.fast_norm())],
     }
+
+
+def resume(model: nn.Module, optimizer: SlowFast, slow: str) -> None:
+    """Save as distributed checkpoints do, forget, and load."""
+    saved = checkpoint.get_optimizer_state_dict(model, optimizer)
+    assert any("fast_weight" in state for state in saved["state"].values())
+    saved = copy.deepcopy(saved)
+    optimizer.clear()
+    optimizer.slow_optimizer.state.clear()
+    checkpoint.set_optimizer_state_dict(model, optimizer, saved)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(optimizer.state[p]["slow_weight"] + optimizer.state[p]["fast_weight"])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor of which this process may have a shard."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard(model: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def _main() -> None:
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    for slow in SLOW:
-        ended = learn(DistributedDataParallel(network()), slow, rank, 2)
-        torch.save(ended, folder / f"{slow}-{rank}.pt")
+    for name, spread in {"ddp": DistributedDataParallel, "fsdp": shard}.items():
+        for slow in SLOW:
+            ended = learn(spread(network()), slow, rank, 2)
+            torch.save(ended, folder / f"{name}-{slow}-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
     # Gloo's threads may still hold tensors, and abort a process whose interpreter is already
