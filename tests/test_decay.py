@@ -158,6 +158,13 @@ def test_negative_ages_are_refused(kind):
         _make(kind)(torch.tensor([1, -2]))
 
 
+@pytest.mark.parametrize("kind", STATIONARY)
+def test_where_ages_cannot_be_looked_at_they_are_believed(kind):
+    decay, ages = _make(kind), torch.arange(6.0).reshape(2, 3)
+    assert_close(torch.vmap(decay)(ages), decay(ages))
+    assert decay.to("meta")(ages.to("meta")).shape == (2, 3)
+
+
 def test_the_matrix_form_asks_who_can_be_carried():
     assert Exponential().recurrent
     assert StepIndexed().recurrent
