@@ -142,7 +142,7 @@ class Decay(nn.Module):
 
     def write_shares(self) -> Tensor:
         """How much of a write goes to each matrix, shape (components,); their sum is r(0) = 1."""
-        return torch.ones(1, dtype=torch.float64, device="cpu")
+        return torch.ones(1, dtype=torch.float64, device="cpu")  # whatever the default device
 
 
 def has_values(x: Tensor) -> bool:

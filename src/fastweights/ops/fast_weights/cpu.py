@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from fastweights.decay import Decay
 from fastweights.ops import native
+from fastweights.ops.dispatch import dispatch_is_traced
 from fastweights.ops.fast_weights import fused_op
 from fastweights.ops.fast_weights.attention_op import norms_of, rates_table
 from fastweights.ops.fast_weights.options import (
@@ -29,7 +30,7 @@ from fastweights.ops.fast_weights.options import (
     Options,
     SlowWeights,
 )
-from fastweights.ops.fast_weights.reference import fold, steps_after
+from fastweights.ops.fast_weights.reference import constant_before, fold, steps_after
 from fastweights.ops.threads import threads_for
 
 __all__ = ["Recurrence", "recurrence", "unsupported_reason"]
@@ -94,7 +95,7 @@ def unsupported_reason(
         if not decay.stationary:
             return f"{type(decay).__name__} depends on the step index, not on the age alone"
         matrix = None if state is None else state.matrix
-        if matrix is not None and not torch.compiler.is_compiling() and not _symmetric(matrix):
+        if matrix is not None and not dispatch_is_traced() and not _symmetric(matrix):
             return "the state's matrix is not symmetric, and it keeps one half of it"
     return native.missing_reason()
 
@@ -127,7 +128,7 @@ def recurrence(
     length, batch, width = drive.shape
     source, input_weight, input_bias = drive if isinstance(drive, Drive) else (drive, None, None)
     hebbian = options.memory == "hebbian"
-    hidden = history = rates = writes = fades = start = None
+    hidden = history = rates = writes = fades = start = cut = None
     carried = remembered = reset_row = 0
     if state is not None:
         hidden = state.hidden
@@ -137,9 +138,10 @@ def recurrence(
         if state is not None and state.history is not None:
             history = state.history
             carried = history.shape[0]
-        rates = rates_table(decay, write_rate, state, carried, drive)
+            cut = constant_before(state, decay, write_rate) if carried else None
+        rates = rates_table(decay, write_rate, state, carried, drive, cut)
         remembered = carried + length
-        if resets is not None and not decay.stationary:
+        if resets is not None and (cut is not None or not decay.stationary):
             rates, reset_row = _with_rows_after_a_reset(rates, decay, write_rate, drive)
         if decay.horizon is not None:
             remembered = min(remembered, decay.horizon)
@@ -150,32 +152,32 @@ def recurrence(
         ages = torch.arange(chunk_size + 1, device=drive.device)
         fades = decay.remaining(torch.zeros_like(ages), ages).t().to(drive.dtype)
         writes = write_rate * decay.write_shares().to(drive.dtype)[:, None] * fades[:, :-1]
-        start = fold(state, decay, write_rate, options)
+        cut = constant_before(state, decay, write_rate)
+        start = fold(state, decay, write_rate, options, cut=cut)
         start = start[:, None] if decay.components == 1 else start
     tensors = (
         source, input_weight, input_bias, hidden, history, weights.recurrent, weights.norm_weight,
         weights.norm_bias, weights.memory if options.memory == "static" else None, rates, writes,
         fades, start,
     )  # fmt: skip
-    keep, flags = False, options.flags
+    keep = False
     if torch.is_grad_enabled():
         for x in tensors:
             if x is not None and x.requires_grad:
                 keep = True
                 break
-    if keep:
-        learned = any(x is not None and x.requires_grad for x in (rates, writes, fades))
-        flags |= LEARNED * learned | INPUT * source.requires_grad
     output, last, memory, _ = _recurrence(
         *tensors, lengths, resets, remembered, reset_row, options.inner_steps, options.norm_eps,
-        flags, _MEMORIES.index(options.memory), keep,
+        options.flags, _MEMORIES.index(options.memory), keep,
     )  # fmt: skip
     steps = _steps_after(state, length, batch, lengths, resets, drive.device)
     if not hebbian:
         return output, LayerState(last, steps)
     if chunk_size is None:
         memory = memory.detach() if options.detach_writes else memory
-        return output, LayerState(last, steps, history=memory)
+        if cut is not None and resets is not None:
+            cut = torch.where(resets.any(0), 0, cut)
+        return output, LayerState(last, steps, history=memory, constant_before=cut)
     return output, LayerState(last, steps, matrix=memory[:, 0] if decay.components == 1 else memory)
 
 
@@ -207,8 +209,9 @@ def _with_rows_after_a_reset(
 ) -> tuple[Tensor, int]:
     """A table by the clock with rows for the clock that a reset sets to zero, and the first."""
     samples, rows, ages = rates.shape
-    fresh = rates_table(decay, write_rate, None, 0, drive)
-    fresh = functional.pad(fresh, (0, ages - fresh.shape[2])).expand(samples, -1, -1)
+    fresh = rates_table(decay, write_rate, None, 0, drive, None)
+    length = fresh.shape[2]
+    fresh = functional.pad(fresh, (0, ages - length)).expand(samples, length, -1)
     return torch.cat([rates, fresh], 1), rows
 
 
@@ -338,7 +341,10 @@ def _backward_shapes(
     fixed: Tensor | None, rates: Tensor | None, writes: Tensor | None, fades: Tensor | None,
     start: Tensor | None, lengths: Tensor | None, resets: Tensor | None, remembered: int,
     reset_row: int, inner_steps: int, eps: float, flags: int, memory: int,
-) -> list[Tensor]:  # fmt: skip
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+    Tensor,
+]:  # fmt: skip
     """Empty: the gradients of source … start; of no size where there is no such tensor, or where
     nobody asks."""
     learned = bool(flags & LEARNED)
@@ -346,11 +352,11 @@ def _backward_shapes(
     def like(x: Tensor | None, wanted: bool = True) -> Tensor:
         return source.new_empty(0) if x is None or not wanted else _empty_like(x)
 
-    return [
+    return (
         like(source, bool(flags & INPUT)), like(input_weight), like(input_bias), like(hidden),
         like(history), like(weight), like(gain), like(norm_bias), like(fixed),
         like(rates, learned), like(writes, learned), like(fades, learned), like(start),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def _backward(
@@ -361,7 +367,10 @@ def _backward(
     fixed: Tensor | None, rates: Tensor | None, writes: Tensor | None, fades: Tensor | None,
     start: Tensor | None, lengths: Tensor | None, resets: Tensor | None, remembered: int,
     reset_row: int, inner_steps: int, eps: float, flags: int, memory: int,
-) -> list[Tensor]:  # fmt: skip
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+    Tensor,
+]:  # fmt: skip
     """What :func:`_backward_shapes` returns, computed."""
     tensors = (
         source, input_weight, input_bias, hidden, history, weight, gain, norm_bias, fixed, rates,
@@ -384,7 +393,9 @@ def _backward(
     if rates is not None and rates.numel() and rates.shape[0] > 1:
         made[9].zero_()  # samples add to their own rows as they go
     if source.shape[1] == 0:
-        return [x.zero_() for x in made]
+        for x in made:
+            x.zero_()
+        return made
     gradients = {f"d{name}": x for name, x in zip(_INPUTS, made, strict=False) if x.numel()}
     _run(
         "recurrence_backward", tensors, weight.shape[0], remembered, reset_row, inner_steps, eps,
@@ -397,17 +408,17 @@ def _backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, remembered, reset_row, inner_steps, eps, flags, memory, _ = inputs
+    *tensors, remembered, reset_row, inner_steps, eps, flags, memory, keep = inputs
     result, _, _, kept = output
     needed = not (flags & NORM and inner_steps)  # else it follows from what is kept
-    ctx.save_for_backward(result if needed else None, kept, *tensors)
+    fused_op.save(ctx, keep, [result if needed else None, kept, *tensors])
     ctx.settings = (remembered, reset_row, inner_steps, eps, flags, memory)
     ctx.mark_non_differentiable(kept)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(
-    backward: Callable[..., list[Tensor]], ctx: Any, doutput: Tensor | None, dlast: Tensor | None,
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None, dlast: Tensor | None,
     dafter: Tensor | None, *_: None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     nothing = (None,) * 22
@@ -415,8 +426,12 @@ def _gradients(
         dafter = None
     if doutput is None and dlast is None and dafter is None:
         return nothing
-    saved = ctx.saved_tensors
-    made = backward(doutput, dlast, dafter, *saved, *ctx.settings)
+    saved = fused_op.load(ctx)
+    remembered, reset_row, inner_steps, eps, flags, memory = ctx.settings
+    flags |= INPUT * ctx.needs[0] | LEARNED * any(ctx.needs[9:12])
+    made = backward(
+        doutput, dlast, dafter, *saved, remembered, reset_row, inner_steps, eps, flags, memory
+    )
     given = saved[2:15]
     found = tuple(
         g if x is not None and (g.numel() or not x.numel()) else None
