@@ -418,8 +418,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _gradients(
-    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None, dlast: Tensor | None,
-    dafter: Tensor | None, *_: None,
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, doutput: Tensor | None,
+    dlast: Tensor | None, dafter: Tensor | None, *_: None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     nothing = (None,) * 22
     if dafter is not None and not dafter.numel():
