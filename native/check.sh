@@ -5,7 +5,8 @@
 #     native/check.sh asan|tsan|valgrind|aarch64... [-- TEST...]
 #
 # The calls are those that the named tests make (pytest's arguments); CALLS=FOLDER keeps them there,
-# and takes them from there. Exits with 77, and says why, where a tool is missing.
+# and takes them from there. SETS="baseline avx2" tries those instruction sets alone. Exits with 77,
+# and says why, where a tool is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 modes=()
@@ -14,8 +15,9 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
   shift
 done
 shift || true
-[ $# -gt 0 ] || set -- tests/ops/slow_fast
-[ ${#modes[@]} -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2; }
+[ $# -gt 0 ] || set -- tests/ops/slow_fast tests/ops/fast_weights/test_conformance.py \
+  -k "slow_fast or native"
+[ ${#modes[@]} -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -64,9 +66,13 @@ for mode in "${modes[@]}"; do
     *) echo "unknown: $mode" && exit 2 ;;
   esac
   need cmake
-  quietly cmake -S native -B "$work/$mode" -DFASTWEIGHTS_CHECKER=ON "${configure[@]}"
-  quietly cmake --build "$work/$mode" --parallel 2
+  chosen=()
   for set in $sets; do
+    [[ " ${SETS:-$set} " != *" $set "* ]] || chosen+=("$set")
+  done
+  quietly cmake -S native -B "$work/$mode" -DFASTWEIGHTS_CHECKER=ON "${configure[@]}"
+  quietly cmake --build "$work/$mode" --parallel 2 --target replay "${chosen[@]/#/fastweights_}"
+  for set in "${chosen[@]}"; do
     recorded "$set"
     echo -n "$mode, $set: "
     find "$calls/$set" -name '*.call' -print0 | sort -z | xargs -0 -n 2000 \

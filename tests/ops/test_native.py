@@ -146,10 +146,8 @@ print(call(torch.zeros(1)).item(), native._load.cache_info().currsize)
 
 
 CHECK = Path(__file__).parents[2] / "native" / "check.sh"
-CALLS = [  # of the tests that make the most of few and small calls
-    "tests/ops/slow_fast/test_cpu.py::test_no_bit_depends_on_threads_or_on_where_a_weight_is",
-    "tests/ops/slow_fast/test_cpu.py::test_writes_nothing_beside_its_tensors",
-]
+CALLS = ["tests/ops/slow_fast", "tests/ops/fast_weights/test_conformance.py"]
+CHOSEN = "no_bit_depends or nothing_beside or native_backend_in_chunks"
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +161,10 @@ def test_recorded_calls_elsewhere(mode: str, recorded_calls: Path) -> None:
     """With sanitizers, under valgrind and on an emulated ARM processor, where their tools are."""
     if shutil.which("bash") is None or not CHECK.exists():
         pytest.skip("it takes a shell and the sources")
+    best = torch.backends.cpu.get_cpu_capability().lower()
     done = subprocess.run(
-        ["bash", str(CHECK), mode, "--", *CALLS],
-        env={**os.environ, "CALLS": str(recorded_calls)},
+        ["bash", str(CHECK), mode, "--", *CALLS, "-k", CHOSEN],
+        env={**os.environ, "CALLS": str(recorded_calls), "SETS": f"baseline {best}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
