@@ -131,7 +131,7 @@ class Decay(nn.Module):
 
     def write_shares(self) -> Tensor:
         """How much of a write goes to each matrix, shape (components,); their sum is r(0) = 1."""
-        return torch.ones(1, dtype=torch.float64)
+        return torch.ones(1, dtype=torch.float64, device="cpu")  # whatever the default device
 
 
 def _check(name: str, value: float, low: float, high: float, *, closed: bool) -> float:

@@ -127,6 +127,13 @@ class FastWeightsBase(nn.Module):
         self.backend = backend
         self.decays = nn.ModuleDict()
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` asks a module for, before it would fail in the middle of it."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}; torch.compile and "
+            "torch.export.export can, and torch.jit.trace records it"
+        )
+
     @property
     def norm_eps(self) -> float:
         """ε under the root of the layer norm."""
@@ -243,6 +250,12 @@ class FastWeightsBase(nn.Module):
         weight = self._like
         if not isinstance(x, Tensor):
             raise TypeError(f"input must be a tensor {expected}, got {type(x).__name__}")
+        if x.layout is not torch.strided or x.is_nested:
+            layout = "a nested one" if x.is_nested else x.layout
+            raise TypeError(
+                f"input must be a dense tensor {expected}, got {layout}; sequences of different "
+                "lengths go into torch.nn.utils.rnn.pack_sequence"
+            )
         if x.dim() not in dims:
             raise ValueError(f"input must have shape {expected}, got {tuple(x.shape)}")
         if x.shape[-1] != self.input_size:
@@ -279,6 +292,7 @@ class FastWeightsBase(nn.Module):
             "hidden": (layers, *samples, hidden),
             "steps": samples,
             "matrix": (layers, *samples, *parts, hidden, hidden),
+            "constant_before": (layers, *samples),
         }
         if state.history is not None:  # any number of memories
             expected["history"] = (layers, *state.history.shape[1:2], *samples, hidden)
@@ -291,7 +305,8 @@ class FastWeightsBase(nn.Module):
                 raise ValueError(
                     f"state.{name} is on {tensor.device}, but the parameters are on {weight.device}"
                 )
-            wanted = torch.int64 if name == "steps" else weight.dtype
+            counts = name in ("steps", "constant_before")
+            wanted = torch.int64 if counts else weight.dtype
             if tensor.dtype != wanted:
                 raise TypeError(f"state.{name} must be {wanted}, got {tensor.dtype}")
         if state.history is not None and state.matrix is not None:

@@ -13,6 +13,8 @@ from fastweights.ops.fast_weights import LayerState
 
 __all__ = ["FastWeightsState"]
 
+_BATCH_DIMENSION = {"hidden": 1, "steps": 0, "history": 2, "matrix": 1, "constant_before": 1}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FastWeightsState:
@@ -29,6 +31,9 @@ class FastWeightsState:
             are padded with zeros at the front.
         matrix: the fast weights A, write rate included, shape (N, B, H, H); with a decay that is
             a sum of M exponentials (N, B, M, H, H), one for each.
+        constant_before: the step before which what the history holds was written outside of the
+            graph, int64, shape (N, B), 0 where all of it is in the graph. Only there while a
+            learned write rate or decay asks for it; see :meth:`detach`.
 
     Example:
         >>> import fastweights
@@ -42,6 +47,7 @@ class FastWeightsState:
     steps: Tensor
     history: Tensor | None = None
     matrix: Tensor | None = None
+    constant_before: Tensor | None = None
 
     @classmethod
     def from_layers(cls, layers: Sequence[LayerState]) -> FastWeightsState:
@@ -50,11 +56,16 @@ class FastWeightsState:
             hidden = layers[0].hidden.unsqueeze(0).clone()  # it may be part of the output
         else:
             hidden = torch.stack([s.hidden for s in layers])
+        steps = layers[0].steps
+        constant = [s.constant_before for s in layers]
+        if any(step is not None for step in constant):
+            constant = [torch.zeros_like(steps) if step is None else step for step in constant]
         return cls(
             hidden=hidden,
-            steps=layers[0].steps,
+            steps=steps,
             history=_stack([s.history for s in layers]),
             matrix=_stack([s.matrix for s in layers]),
+            constant_before=_stack(constant),
         )
 
     def layer(self, index: int) -> LayerState:
@@ -64,6 +75,7 @@ class FastWeightsState:
             steps=self.steps,
             history=None if self.history is None else self.history[index],
             matrix=None if self.matrix is None else self.matrix[index],
+            constant_before=None if self.constant_before is None else self.constant_before[index],
         )
 
     @property
@@ -75,8 +87,18 @@ class FastWeightsState:
         return FastWeightsState(**{k: function(k, v) for k, v in self.tensors().items()})
 
     def detach(self) -> FastWeightsState:
-        """The same state, cut from the graph: for truncated back-propagation through time."""
-        return self._map(lambda _, tensor: tensor.detach())
+        """The same state, cut from the graph: for truncated back-propagation through time.
+
+        What it remembers is a constant from then on, in every form alike: a learned write rate,
+        and a learned decay, get gradients through what is written after the cut, and through how
+        the old memory fades after it; not through how the old was written, nor through how it
+        faded until then. (A power law and others that are not ``recurrent`` weigh every old vector
+        anew by its age, so of these the exponent does get a gradient through old vectors.) The
+        same goes for a state that was loaded, or made without gradients.
+        """
+        return dataclasses.replace(
+            self._map(lambda _, tensor: tensor.detach()), constant_before=None
+        )
 
     def clone(self) -> FastWeightsState:
         """A copy that shares no memory with this one."""
@@ -84,9 +106,13 @@ class FastWeightsState:
 
     def to(self, *args: Any, **kwargs: Any) -> FastWeightsState:
         """As ``Tensor.to``; a dtype applies to all but the step counts."""
-        moved = self._map(lambda _, tensor: tensor.to(*args, **kwargs))
-        # Not by way of a half, which cannot count beyond 256.
-        return dataclasses.replace(moved, steps=self.steps.to(moved.steps.device))
+
+        def move(name: str, tensor: Tensor) -> Tensor:
+            moved = tensor.to(*args, **kwargs)
+            # Steps not by way of a half, which cannot count beyond 256.
+            return tensor.to(moved.device) if name in ("steps", "constant_before") else moved
+
+        return self._map(move)
 
     def __getitem__(self, index: Any) -> FastWeightsState:
         """Samples of the batch: an integer gives an unbatched state, anything else a batched one.
@@ -96,10 +122,11 @@ class FastWeightsState:
         """
         if not self.batched:
             raise IndexError("this state has no batch dimension to index")
-        where = {"hidden": 1, "steps": 0, "history": 2, "matrix": 1}
         return self._map(
             # Contiguous, because safetensors saves nothing else.
-            lambda name, tensor: tensor[(slice(None),) * where[name] + (index,)].contiguous()
+            lambda name, tensor: tensor[
+                (slice(None),) * _BATCH_DIMENSION[name] + (index,)
+            ].contiguous()
         )
 
     def __len__(self) -> int:
@@ -128,15 +155,15 @@ class FastWeightsState:
         unknown, missing = set(tensors) - known, {"hidden", "steps"} - set(tensors)
         if unknown or missing:
             raise ValueError(
-                f"tensors must hold hidden and steps, and may hold history or matrix; "
+                "tensors must hold hidden and steps, and may hold history or matrix, and "
+                f"constant_before; "
                 f"got {sorted(tensors)}"
             )
         return cls(**tensors)
 
     def unsqueeze(self) -> FastWeightsState:
         """An unbatched state as a batch of one."""
-        where = {"hidden": 1, "steps": 0, "history": 2, "matrix": 1}
-        return self._map(lambda name, tensor: tensor.unsqueeze(where[name]))
+        return self._map(lambda name, tensor: tensor.unsqueeze(_BATCH_DIMENSION[name]))
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:

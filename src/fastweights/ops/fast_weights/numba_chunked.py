@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
+from fastweights.ops.dispatch import dispatch_is_traced
 from fastweights.ops.fast_weights import fused_op
 from fastweights.ops.fast_weights.attention_op import (
     INPUT,
@@ -34,7 +35,7 @@ from fastweights.ops.fast_weights.numba_cpu import (
     why_not_here,
 )
 from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
-from fastweights.ops.fast_weights.reference import fold, steps_after
+from fastweights.ops.fast_weights.reference import constant_before, fold, steps_after
 
 __all__ = ["chunked_form", "why_not"]
 
@@ -46,7 +47,7 @@ def why_not(
     if not decay.stationary:
         return f"{type(decay).__name__} depends on the step index, not on the age alone"
     matrix = None if state is None else state.matrix
-    if matrix is not None and not torch.compiler.is_compiling() and not _symmetric(matrix):
+    if matrix is not None and not dispatch_is_traced() and not _symmetric(matrix):
         return "the state's matrix is not symmetric, and it keeps one half of it"
     return why_not_here(drive, options)
 
@@ -73,11 +74,11 @@ def chunked_form(
     """As :func:`fastweights.ops.fast_weights.reference.chunked_form`, fused."""
     length, batch, width = drive.shape
     chunk_size = min(chunk_size, length)
-    ages = torch.arange(chunk_size + 1)
+    ages = torch.arange(chunk_size + 1, device=drive.device)
     fades = decay.remaining(torch.zeros_like(ages), ages).t().to(drive.dtype)
     writes = write_rate * decay.write_shares().to(drive.dtype)[:, None]
     writes = writes * fades[:, :-1]
-    start = fold(state, decay, write_rate, options)
+    start = fold(state, decay, write_rate, options, cut=constant_before(state, decay, write_rate))
     single = decay.components == 1
     start = start[:, None] if single else start
     drive, ended = past_the_end(multiplied_here(drive), lengths, options)
@@ -86,13 +87,12 @@ def chunked_form(
     if options.layer_norm:
         gain = source.new_ones(width) if gain is None else gain
         norm_bias = source.new_zeros(width) if norm_bias is None else norm_bias
-    ends = torch.full((batch,), length) if lengths is None else lengths
+    ends = torch.full((batch,), length, device=source.device) if lengths is None else lengths
     inputs = (
         source, state.hidden, weights.recurrent, writes, fades, gain, norm_bias, start, matrix, bias
     )  # fmt: skip
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    flags = flags_of(options) | LEARNED * (writes.requires_grad or fades.requires_grad)
-    flags |= INPUT * source.requires_grad
+    flags = flags_of(options)
     output, final, *_ = _chunked(*inputs, ends, options.inner_steps, options.norm_eps, flags, keep)
     hidden = output[-1]
     if ended is not None:
@@ -290,11 +290,11 @@ def _backward_shapes(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    source, *tensors, _, matrix, bias, ends, steps, eps, flags, _ = inputs
+    source, *tensors, _, matrix, bias, ends, steps, eps, flags, keep = inputs
     result, final, *kept = output
     seen = result if needs_output(steps, flags) else None
     product = (None if matrix is None else source, matrix, bias)
-    ctx.save_for_backward(seen, *tensors, *product, ends, *kept)
+    fused_op.save(ctx, keep, [seen, *tensors, *product, ends, *kept])
     ctx.settings = (steps, eps, flags)
     ctx.shapes = (result.shape, final.shape)
     ctx.mark_non_differentiable(*kept)
@@ -311,14 +311,15 @@ def _gradients(
     nothing = (None,) * 15
     if doutput is None and dfinal is None:
         return nothing
-    saved = ctx.saved_tensors
+    saved = fused_op.load(ctx)
     hidden, gain, matrix, bias = saved[1], saved[5], saved[8], saved[9]
     whole, last = ctx.shapes
     doutput = hidden.new_zeros(whole) if doutput is None else doutput
     dfinal = hidden.new_zeros(last) if dfinal is None else dfinal
-    flags = ctx.settings[2]
+    inner_steps, eps, flags = ctx.settings
+    flags = flags | INPUT * ctx.needs[0] | LEARNED * (ctx.needs[3] or ctx.needs[4])
     dsource, dhidden, dweight, dwrites, dfades, dgain, dbias, dstart, dmatrix, dinput_bias = (
-        backward(doutput, dfinal, *saved, *ctx.settings)
+        backward(doutput, dfinal, *saved, inner_steps, eps, flags)
     )
     gradients = (
         dsource if flags & INPUT else None,

@@ -148,13 +148,18 @@ class LayerState(NamedTuple):
             comes last for every sample; shorter ones are padded with zeros at the front, which
             are memories of nothing.
         matrix: A(t − 1), the write rate included, shape (B, H, H); (B, M, H, H) for a decay that
-            is carried as M > 1 matrices. Sums of h hᵀ are symmetric, and kernels count on it.
+            is carried as M > 1 matrices. Sums of h hᵀ are symmetric, and kernels count on it; so
+            is the gradient that they give.
+        constant_before: the step before which all vectors of the history were written outside of
+            the graph, int64, shape (B,); None if none were, or nothing that is learned asks.
+            :func:`fastweights.ops.fast_weights.reference.constant_before` says what for.
     """
 
     hidden: Tensor
     steps: Tensor
     history: Tensor | None = None
     matrix: Tensor | None = None
+    constant_before: Tensor | None = None
 
     @classmethod
     def zeros(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
 from fastweights.ops.fast_weights import numba_chunked, numba_cpu, reference, triton_gpu
+from fastweights.ops.fast_weights.call import Call, checked
 from fastweights.ops.fast_weights.options import (
     FORMS,
     Drive,
@@ -64,63 +63,7 @@ def chunk_size_for(hidden_size: int) -> int:
     return max(32, min(hidden_size // 4, 128))
 
 
-def _check_call(
-    drive: Tensor | Drive,
-    weights: SlowWeights,
-    decay: Decay,
-    write_rate: Tensor | float,
-    state: LayerState | None,
-    options: Options,
-    lengths: Tensor | None,
-) -> None:
-    """Raise unless the tensors fit together: the kernels trust their shapes."""
-    source, inputs, bias = drive if isinstance(drive, Drive) else (drive, None, None)
-    if source.dim() != 3 or source.shape[0] == 0:
-        name, kind = ("drive", "H") if inputs is None else ("drive.input", "I")
-        shape = tuple(source.shape)
-        raise ValueError(f"{name} must have shape (T, B, {kind}) with T ≥ 1, got {shape}")
-    if inputs is not None and (inputs.dim() != 2 or inputs.shape[1] != source.shape[2]):
-        shape = tuple(inputs.shape)
-        raise ValueError(f"drive.weight must have shape (H, {source.shape[2]}), got {shape}")
-    _, batch, width = drive.shape
-    device, dtype = drive.device, drive.dtype
-    hidden, steps, history, matrix = (None,) * 4 if state is None else state
-    memories = () if history is None else history.shape[:1]
-    matrices = () if decay.components == 1 else (decay.components,)
-    expected = {
-        "drive.input": (source, tuple(source.shape)),
-        "drive.weight": (inputs, (width, source.shape[2])),
-        "drive.bias": (bias, (width,)),
-        "weights.recurrent": (weights.recurrent, (width, width)),
-        "weights.norm_weight": (weights.norm_weight, (width,)),
-        "weights.norm_bias": (weights.norm_bias, (width,)),
-        "weights.memory": (weights.memory, (width, width)),
-        "state.hidden": (hidden, (batch, width)),
-        "state.history": (history, (*memories, batch, width)),
-        "state.matrix": (matrix, (batch, *matrices, width, width)),
-        "write_rate": (write_rate if isinstance(write_rate, Tensor) else None, ()),
-        "state.steps": (steps, (batch,)),
-        "lengths": (lengths, (batch,)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}, but drive is on {device}")
-        if name in ("state.steps", "lengths"):
-            if tensor.dtype != torch.int64:
-                raise TypeError(f"{name} must be torch.int64, got {tensor.dtype}")
-        elif name != "write_rate" and tensor.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype} like drive, got {tensor.dtype}")
-    if options.memory == "static" and weights.memory is None:
-        raise ValueError("weights.memory must be given when options.memory is 'static'")
-    if history is not None and matrix is not None:
-        raise ValueError("state must hold a history or a matrix, not both")
-
-
-def _choose_form(call: _Call, form: str, backend: str) -> str:
+def _choose_form(call: Call, form: str, backend: str) -> str:
     decay, state = call.decay, call.state
     check_form(form, decay)
     matrix, history = (None, None) if state is None else (state.matrix, state.history)
@@ -216,18 +159,18 @@ def fast_weights(
         (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
     """
     check_backend(backend)
-    _check_call(drive, weights, decay, write_rate, state, options, lengths)
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
         raise TypeError(f"chunk_size must be an integer or None, got {type(chunk_size).__name__}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    call = _Call(drive, weights, decay, write_rate, state, options, lengths)
+    call, refused = checked(Call(drive, weights, decay, write_rate, state, options, lengths))
+    drive, weights, decay, write_rate, state, options, lengths = call
     chosen_form = _choose_form(call, form, backend)
     if options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
     reasons: dict[str, Callable[[], str | None]] = {
-        "numba": lambda: _why_not_numba(call, chosen_form),
-        "triton": lambda: _why_not_triton(call, chosen_form),
+        "numba": lambda: refused or _why_not_numba(call, chosen_form),
+        "triton": lambda: refused or _why_not_triton(call, chosen_form),
         "reference": lambda: None,
     }
     if drive.device.type == "cpu":
@@ -251,17 +194,7 @@ def fast_weights(
     return reference.chunked_form(multiplied(drive), *others, chunk_size=size)
 
 
-class _Call(NamedTuple):
-    drive: Tensor | Drive
-    weights: SlowWeights
-    decay: Decay
-    write_rate: Tensor | float
-    state: LayerState | None
-    options: Options
-    lengths: Tensor | None
-
-
-def _why_not_numba(call: _Call, form: str) -> str | None:
+def _why_not_numba(call: Call, form: str) -> str | None:
     if form == "matrix":
         return "it has the attention and the chunked form, this call needs the matrix form"
     if form == "attention":
@@ -269,7 +202,7 @@ def _why_not_numba(call: _Call, form: str) -> str | None:
     return numba_chunked.why_not(call.drive, call.decay, call.state, call.options)
 
 
-def _why_not_triton(call: _Call, form: str) -> str | None:
+def _why_not_triton(call: Call, form: str) -> str | None:
     if form != "attention":
         return f"it has the attention form, this call needs the {form} form"
     return triton_gpu.why_not(call.drive, call.state, call.options)
