@@ -163,8 +163,11 @@ def test_optimizer_tables() -> None:
         },
     ]
     goals, table = OptimizerStep().section(report(*rows)).tables
-    goal = "a step, beside SGD with momentum alone"
-    assert goals.rows == [["sgd-1e4, 1 thread", goal, "≤ 1.8×", "1.80×", "yes"]]
+    goal = "a step, beside {} alone"
+    assert goals.rows == [
+        ["sgd-1e4, 1 thread", goal.format("SGD with momentum"), "≤ 1.8×", "1.80×", "yes"],
+        ["adamw-1e4, 1 thread", goal.format("AdamW"), "≤ 1.75×", "1.50×", "yes"],
+    ]
     assert table.rows == [
         ["sgd-1e4", "1", "1 (0.9 to 1.2)", "2.50×", "1.80×", "3.0"],
         ["adamw-1e4", "1", "2 (1.8 to 2.4)", "1.50×", "–", "–"],

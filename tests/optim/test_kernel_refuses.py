@@ -131,7 +131,8 @@ def test_explicit_native_says_which_tensor_does_not_fit_and_which_backend_can() 
     model.double()
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(
-        ValueError, match=r"momentum is torch.float32, but its weight torch.float64.*'foreach' can"
+        ValueError,
+        match=r"momentum_buffer is torch.float32, but its weight torch.float64.*'foreach' can",
     ):
         learn(model, optimizer, 1)
     assert all(map(torch.equal, before, model.parameters()))

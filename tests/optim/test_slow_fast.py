@@ -65,7 +65,8 @@ CASES: dict[str, tuple[Any, Callable[..., np.ndarray], dict, dict, str]] = {
     "sgd-native": (torch.optim.SGD, sgd_rule, SGD, {}, "native"),
     "nesterov-foreach": (torch.optim.SGD, sgd_rule, NESTEROV, {"foreach": True}, "foreach"),
     "nesterov-native": (torch.optim.SGD, sgd_rule, NESTEROV, {}, "auto"),
-    "adamw-loop": (torch.optim.AdamW, adamw_rule, ADAMW, {"foreach": False}, "auto"),
+    "adamw-native": (torch.optim.AdamW, adamw_rule, ADAMW, {}, "native"),
+    "adamw-loop": (torch.optim.AdamW, adamw_rule, ADAMW, {"foreach": False}, "foreach"),
     "adamw-foreach": (torch.optim.AdamW, adamw_rule, ADAMW, {"foreach": True}, "foreach"),
     "adamw-fused": (torch.optim.AdamW, adamw_rule, ADAMW, {"fused": True}, "foreach"),
 }

@@ -194,12 +194,22 @@ def separate_step(
         )
 
 
+# What the kernels know: the optimizers, and the tensors that they remember for each parameter.
+_ADAM = ("exp_avg", "exp_avg_sq")
+_REMEMBERED: dict[type, tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+}
+
+
 def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
     """The reason why `fused_step` cannot replace this step, or None if it can."""
     if torch.compiler.is_compiling():
         return "torch.compile cannot look into another compiler's kernel"
-    if type(slow_optimizer) is not torch.optim.SGD:
-        return f"the slow optimizer is {type(slow_optimizer).__name__}, not torch.optim.SGD"
+    kind = type(slow_optimizer)
+    if kind not in _REMEMBERED:
+        return f"the slow optimizer is {kind.__name__}, not SGD, Adam or AdamW of torch.optim"
     if "step" in vars(slow_optimizer):
         return "the step of the slow optimizer is wrapped, as by a scheduler of its own"
     # The only way to learn of hooks, which have to run.
@@ -207,69 +217,107 @@ def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Buck
         return "the slow optimizer has step hooks"
     for bucket in buckets:
         group = bucket.group
-        if not group["momentum"]:
+        if kind is torch.optim.SGD and not group["momentum"]:
             return "SGD runs without momentum"
-        if any(isinstance(group[name], Tensor) for name in ("lr", "momentum", "weight_decay")):
-            return "an option of SGD is a tensor"
+        for name in ("amsgrad", "capturable", "differentiable"):
+            if kind is not torch.optim.SGD and group[name]:
+                return f"{kind.__name__} runs with {name}"
+        options = (group["lr"], group["weight_decay"], group.get("momentum"))
+        if any(isinstance(option, Tensor) for option in (*options, *group.get("betas", ()))):
+            return f"an option of {kind.__name__} is a tensor"
         columns = {"slow": bucket.slow, "fast": bucket.fast, "update": bucket.updates}
         if bucket.learns:
-            states = [slow_optimizer.state.get(weight, {}) for weight in bucket.weights]
-            columns["momentum"] = [state.get("momentum_buffer") for state in states]
             columns["gradient"] = bucket.gradients
+            states = [slow_optimizer.state.get(weight, {}) for weight in bucket.weights]
+            for name in _REMEMBERED[kind]:
+                columns[name] = [state.get(name) for state in states]
+            if kind is not torch.optim.SGD and not all(map(_is_complete, states)):
+                return f"{kind.__name__} has a state that is not its own"
         reason = cpu.unsupported_reason(bucket.weights, **columns)
         if reason is not None:
             return reason
     return None if buckets else cpu.unsupported_reason([])
 
 
-def fused_step(ops: ModuleType, buckets: list[Bucket], sgd: torch.optim.Optimizer) -> None:
-    """The step for SGD with momentum in one pass; its buffers are kept where SGD keeps them.
+def _is_complete(state: dict[str, Any]) -> bool:
+    """Whether Adam knows what it needs of a parameter, or nothing yet."""
+    return not state or all(isinstance(state.get(n), Tensor) for n in ("step", *_ADAM))
+
+
+def fused_step(
+    ops: ModuleType, buckets: list[Bucket], slow_optimizer: torch.optim.Optimizer
+) -> None:
+    """The step in one pass; what the slow optimizer remembers is kept where it keeps it.
 
     Args:
         ops: moves the fast weights that only decay.
         buckets: what `gather` returned.
-        sgd: the slow optimizer. Its `step` is not called.
+        slow_optimizer: its `step` is not called.
     """
     for bucket in buckets:
         if not bucket.learns:
             ops.copy(bucket.weights, bucket.slow)
             ops.apply_overlay(bucket.weights, bucket.fast, None, keep=bucket.keep)
             continue
-        # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
-        rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
-        for w, g, s, f, u in zip(
-            bucket.weights,
-            bucket.gradients,
-            bucket.slow,
-            bucket.fast,
-            bucket.updates,
-            strict=True,
-        ):
-            state = sgd.state[w]
-            first = state.get("momentum_buffer") is None
-            if first:
-                state["momentum_buffer"] = torch.zeros_like(w)
-            rows[first].append((w, g, state["momentum_buffer"], s, f, u))
         group = bucket.group
-        for first, chosen in rows.items():
-            if not chosen:
-                continue
-            weights, gradients, buffers, slow, fast, updates = map(list, zip(*chosen, strict=True))
+        options = {
+            "slow_lr": float(group["lr"]),
+            "weight_decay": float(group["weight_decay"]),
+            "fast_lr": float(group["fast_lr"]),
+            "fast_momentum": float(group["fast_momentum"]),
+            "keep": bucket.keep,
+            "maximize": bucket.maximize,
+        }
+        states = [slow_optimizer.state[weight] for weight in bucket.weights]
+        if type(slow_optimizer) is torch.optim.SGD:
+            _fused_sgd(bucket, states, options)
+        else:
+            decoupled = type(slow_optimizer) is torch.optim.AdamW
+            _fused_adam(bucket, states, options, decoupled=decoupled)
+
+
+def _fused_sgd(bucket: Bucket, states: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
+    rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
+    columns = (bucket.weights, bucket.gradients, bucket.slow, bucket.fast, bucket.updates)
+    for (w, g, *others), state in zip(zip(*columns, strict=True), states, strict=True):
+        first = state.get("momentum_buffer") is None
+        if first:
+            state["momentum_buffer"] = torch.zeros_like(w)
+        rows[first].append((w, g, state["momentum_buffer"], *others))
+    for first, chosen in rows.items():
+        if chosen:
             cpu.sgd_step(
-                weights,
-                gradients,
-                buffers,
-                slow,
-                fast,
-                updates,
-                slow_lr=float(group["lr"]),
-                slow_momentum=float(group["momentum"]),
-                dampening=float(group["dampening"]),
-                weight_decay=float(group["weight_decay"]),
-                nesterov=group["nesterov"],
+                *map(list, zip(*chosen, strict=True)),
+                slow_momentum=float(bucket.group["momentum"]),
+                dampening=float(bucket.group["dampening"]),
+                nesterov=bucket.group["nesterov"],
                 first=first,
-                fast_lr=float(group["fast_lr"]),
-                fast_momentum=float(group["fast_momentum"]),
-                keep=bucket.keep,
-                maximize=bucket.maximize,
+                **options,
             )
+
+
+def _fused_adam(
+    bucket: Bucket, states: list[dict[str, Any]], options: dict[str, Any], *, decoupled: bool
+) -> None:
+    double = torch.get_default_dtype() == torch.float64
+    for weight, state in zip(bucket.weights, states, strict=True):
+        if not state:  # as Adam makes it
+            state["step"] = torch.zeros((), dtype=torch.float64 if double else torch.float32)
+            state["exp_avg"] = torch.zeros_like(weight)
+            state["exp_avg_sq"] = torch.zeros_like(weight)
+    torch._foreach_add_([state["step"] for state in states], 1.0)
+    cpu.adam_step(
+        bucket.weights,
+        bucket.gradients,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        bucket.slow,
+        bucket.fast,
+        bucket.updates,
+        steps=[float(state["step"]) for state in states],
+        betas=bucket.group["betas"],
+        eps=float(bucket.group["eps"]),
+        decoupled=bucket.group.get("decoupled_weight_decay", decoupled),
+        **options,
+    )
