@@ -195,10 +195,11 @@ def separate_step(
 
 
 # What the kernels know: the optimizers, and the tensors that they remember for each parameter.
+_ADAM = ("exp_avg", "exp_avg_sq")
 _REMEMBERED: dict[type, tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
-    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
-    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
 }
 
 
@@ -226,14 +227,21 @@ def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Buck
             return f"an option of {kind.__name__} is a tensor"
         columns = {"slow": bucket.slow, "fast": bucket.fast, "update": bucket.updates}
         if bucket.learns:
+            columns["gradient"] = bucket.gradients
             states = [slow_optimizer.state.get(weight, {}) for weight in bucket.weights]
             for name in _REMEMBERED[kind]:
                 columns[name] = [state.get(name) for state in states]
-            columns["gradient"] = bucket.gradients
+            if kind is not torch.optim.SGD and not all(map(_is_complete, states)):
+                return f"{kind.__name__} has a state that is not its own"
         reason = cpu.unsupported_reason(bucket.weights, **columns)
         if reason is not None:
             return reason
     return None if buckets else cpu.unsupported_reason([])
+
+
+def _is_complete(state: dict[str, Any]) -> bool:
+    """Whether Adam knows what it needs of a parameter, or nothing yet."""
+    return not state or all(isinstance(state.get(n), Tensor) for n in ("step", *_ADAM))
 
 
 def fused_step(

@@ -84,8 +84,8 @@ class SlowFast(OverlayUses):
         decay: h, the part of a fast weight that is lost in each step, in [0, 1].
         backend: "auto", or "native" (both updates in one pass, on the CPU with SGD and momentum,
             Adam or AdamW), "foreach" or "reference" for the fast half. "auto" is the first of them
-            that can run a step: "reference" runs any, also inside what traces operations and on
-            subclasses of `torch.Tensor`. Rehearsal runs "foreach" where this is "native".
+            that can run a step: "reference" runs any, also where something follows operations and
+            on subclasses of `torch.Tensor`. Rehearsal runs "foreach" where this is "native".
         model: the model whose buffers belong to the weights, such as BatchNorm's statistics, or
             None. The buffers that it has when a `rehearsal` begins are kept until a step moves the
             slow weights again, or `consolidate`: they are what `clear` brings back, and what
