@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 JSON_LIMIT = 16 * 2**20  # bytes; the largest result so far has 0.4 MiB
+_WRAPPED = "content"
 MAX_DEPTH = 64  # of lists and objects inside one another
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line ends
 # What changes the direction of the text around it.
@@ -231,10 +232,12 @@ def write_json(
         path: the file.
         content: JSON values.
         root: see the module.
-        checksum: add the entry ``checksum`` to the object, which :func:`read_json` looks at.
+        checksum: add the entry ``checksum`` to the object, which :func:`read_json` looks at; what
+            is no object becomes the entry ``content`` of one.
     """
     if checksum:
-        content = {**content, "checksum": checksum_of(content)}
+        whole = content if isinstance(content, dict) else {_WRAPPED: content}
+        content = {**whole, "checksum": checksum_of(whole)}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Text in JSON holds no line ends as such, so this finds lists only.
     text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), text)
@@ -262,6 +265,8 @@ def read_json(path: Path, root: Path | None = None, *, limit: int = JSON_LIMIT) 
                 f"{path} is damaged or was altered: it does not match its checksum. If you altered "
                 'it, take out its "checksum"'
             )
+        if list(value) == [_WRAPPED]:
+            return value[_WRAPPED]
     return value
 
 

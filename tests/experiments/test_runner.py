@@ -306,13 +306,15 @@ def test_a_full_disk_fails_one_run_and_can_be_resumed(
     do(plan_in(tmp_path / "whole"))
     write, calls = checkpoint.write_atomically, []
 
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
     def full(path: Path, content: bytes) -> None:
         calls.append(path)
-        if len(calls) < 2:
+        with monkeypatch.context() as patch:
+            if len(calls) > 1:
+                patch.setattr(os, "fsync", no_space)
             write(path, content)
-            return
-        path.with_name(f".{path.name}.123.tmp").write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(path))
 
     plan = plan_in(tmp_path / "run")
     with monkeypatch.context() as patch:

@@ -225,7 +225,7 @@ def read_plan(path: Path, root: Path | None = None) -> Plan:
     return plan
 
 
-def read_result(home: Path, root: Path | None = None) -> dict[str, Any]:
+def read_result(home: Path, root: Path | None = None) -> Any:
     """What a finished unit wrote.
 
     Raises:
@@ -233,8 +233,8 @@ def read_result(home: Path, root: Path | None = None) -> dict[str, Any]:
     """
     path = home / "result.json"
     values = read_json(path, root)
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no result: expected an object, found {type(values).__name__}")
+    if not values or not isinstance(values, dict | list):
+        raise ValueError(f"{path} is no result: it holds {str(values)[:20]}")
     return values
 
 

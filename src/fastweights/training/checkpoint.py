@@ -169,7 +169,7 @@ def _optimizer_state(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
     found = {**_below("optimizer.", tensors), **metadata["optimizer"]}
-    for key, value in found.items():
+    for key, value in sorted(found.items(), key=lambda item: item[0]):
         index, _, name = key.partition(".")
         if not index.isdecimal() or not int(index) < len(parameters):
             raise KeyError(key)
