@@ -18,9 +18,9 @@ from pathlib import Path
 from fastweights.bench.registry import find as find_benchmark
 from fastweights.experiments.plan import load_plan, results_of
 from fastweights.experiments.sweep import load_sweep, runs_in
+from fastweights.files import read_json
 from fastweights.report.html import write_figures
 from fastweights.report.section import Section
-from fastweights.training.files import read_json
 
 ROOT = Path(__file__).parent.parent
 MARKER = re.compile(r"<!-- results/(\S+)(?: (claims|table (\d+)))? -->\n+(?:\|.*\n)*\n*")

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastweights
+from fastweights.files import write_json
 from fastweights.tasks import MnistSplit, load_mnist
 from fastweights.training.environment import environment
-from fastweights.training.files import write_json
 
 Images = tuple[Tensor, Tensor]  # grey values (N, 784) and labels (N,)
 Accuracy = dict[str, float]

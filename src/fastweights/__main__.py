@@ -22,15 +22,16 @@ def main() -> None:
         raise SystemExit(2)
     try:
         from fastweights.cli import app
+        from fastweights.files import printable
         from fastweights.training.config import ConfigError
 
         try:
             app(prog_name="fastweights")
         except ConfigError as error:
-            print(f"Error: {error}", file=sys.stderr)
+            print(printable(f"Error: {error}"), file=sys.stderr)
             raise SystemExit(2) from None
         except OSError as error:  # a full disk, a folder that may not be written
-            print(f"Error: {error}", file=sys.stderr)
+            print(printable(f"Error: {error}"), file=sys.stderr)
             raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

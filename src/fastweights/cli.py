@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from fastweights import __version__
 from fastweights.bench.base import Settings, Unit, run_benchmark
 from fastweights.bench.registry import BENCHMARKS
 from fastweights.bench.registry import find as find_benchmark
+from fastweights.experiments.base import Result
 from fastweights.experiments.language_study.generation import (
     best_network,
     load_network,
@@ -37,12 +40,12 @@ from fastweights.experiments.sweep import (
     runs_in,
     seeds_in,
 )
+from fastweights.files import is_there, printable, read_json, write_json
 from fastweights.report.html import Chapter, write_figures, write_report
 from fastweights.report.section import Section, Table
 from fastweights.training import pool, ray_pool
 from fastweights.training.config import ConfigError, as_dict, nearest, with_overrides
 from fastweights.training.display import Display
-from fastweights.training.files import read_json, write_json
 
 __all__ = ["app"]
 
@@ -53,9 +56,22 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-# Paths and messages are shown as they are: "[x]" is no style, ":x:" no picture.
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+
+class _PlainConsole(Console):
+    """Shows text as it is, wherever it came from.
+
+    "[x]" is no style, ":x:" no picture, and an escape sequence is shown and not obeyed.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, stderr=stderr)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+out, err = _PlainConsole(), _PlainConsole(stderr=True)
 
 # What the commands share.
 Name = Annotated[str, typer.Argument(help="Which experiment; `fastweights list` shows them.")]
@@ -227,7 +243,7 @@ def _carry_out(
     path = folder / "report.html"
     write_report(path, chapters)
     out.print(f"\nReport: {path}", soft_wrap=True)
-    _exit_if_failed([chapters[0].failures])
+    _exit_if_failed(chapters[:1])
 
 
 @app.command()
@@ -242,17 +258,18 @@ def report(
     ] = None,
 ) -> None:
     """Make one HTML page from the folders of one or more runs."""
-    chapters, failures = [], []
+    chapters: list[Chapter] = []
+    wholes: list[Chapter] = []
     for whole in [load_sweep(run) for folder in folders for run in runs_in(folder)]:
         found = _chapters(whole)
         if figures is not None:
             for chapter in found:
                 write_figures(figures / chapter.name if whole.grid else figures, chapter.section)
         chapters += found
-        failures.append(found[0].failures)
+        wholes.append(found[0])
     write_report(output, chapters)
     out.print(f"Report: {output}", soft_wrap=True)
-    _exit_if_failed(failures)
+    _exit_if_failed(wholes)
 
 
 @app.command()
@@ -277,7 +294,7 @@ def generate(
         err.print(f"The best of {folder}: {home.name}", soft_wrap=True)
     typer.echo(prompt, nl=False)
     for character in characters:
-        typer.echo(character, nl=False)
+        typer.echo(printable(character), nl=False)
     typer.echo()
 
 
@@ -428,6 +445,7 @@ def _chapters(whole: Sweep) -> list[Chapter]:
             command=whole.command(),
             settings={**as_dict(whole.base.config), **whole.grid},
             environments=[e for i, e in enumerate(environments) if e not in environments[:i]],
+            damaged=[text for chapter in chapters for text in chapter.damaged],
             failures={
                 f"{chapter.name}/{name}": reason
                 for chapter in chapters
@@ -440,20 +458,71 @@ def _chapters(whole: Sweep) -> list[Chapter]:
 
 def _chapter(cell: Cell) -> Chapter:
     plan = cell.plan
-    results = results_of(plan)
-    environments = []
-    for unit in plan.units:
-        path = plan.unit_folder(unit) / "environment.json"
-        if path.exists() and (found := read_json(path)) not in environments:
-            environments.append(found)
+    environments, damaged = _environments(plan)
+    section, results = _section(plan, results_of(plan))
     return Chapter(
         name=cell.name or plan.folder.name or plan.experiment.name,
-        section=plan.experiment.section(plan.config, results, plan.folder),
+        section=section,
         command=plan.command(),
         settings=as_dict(plan.config),
         environments=environments,
         failures={r.unit.name: r.failure or "" for r in results if r.values is None},
+        damaged=damaged,
     )
+
+
+def _environments(plan: Plan) -> tuple[list[dict[str, Any]], list[str]]:
+    """The machines that the units ran on, and which of their files cannot be read and why."""
+    environments: list[dict[str, Any]] = []
+    damaged = []
+    for unit in plan.units:
+        path, root = plan.unit_folder(unit) / "environment.json", plan.root or plan.folder
+        try:
+            if not is_there(path, root):
+                continue
+            found = read_json(path, root)
+            if not isinstance(found, dict):
+                raise ValueError(f"{path} does not describe a machine")
+        except ValueError as error:
+            damaged.append(str(error))
+        else:
+            if found not in environments:
+                environments.append(found)
+    return environments, damaged
+
+
+def _section(plan: Plan, results: Sequence[Result]) -> tuple[Section, Sequence[Result]]:
+    """The section; results that it cannot be made from, of another version perhaps, are failures.
+
+    Raises:
+        ConfigError: none can be made without them either.
+    """
+    make = functools.partial(plan.experiment.section, plan.config, folder=plan.folder)
+    try:
+        return make(results=results), results
+    except Exception:  # whatever a file that is no result of ours leads to
+        checked = [_alone(plan, result, results, make) for result in results]
+    try:
+        return make(results=checked), checked
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"the results in {plan.folder} cannot be shown: {reason}") from error
+
+
+def _alone(
+    plan: Plan, result: Result, results: Sequence[Result], make: Callable[..., Section]
+) -> Result:
+    """A result if a section can be made from it beside failures, otherwise a failure."""
+    if result.values is None:
+        return dataclasses.replace(result, curve=())
+    others = [r if r is result else Result(r.unit, None, "") for r in results]
+    try:
+        make(results=others)
+    except Exception as error:
+        path = plan.unit_folder(result.unit) / "result.json"
+        reason = f"{path} is no result of this experiment: {type(error).__name__}: {error}"
+        return Result(result.unit, None, reason)
+    return result
 
 
 def _show(section: Section) -> None:
@@ -491,11 +560,14 @@ def _compact(title: str) -> RichTable:
     return RichTable(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
-def _exit_if_failed(failures: Sequence[Mapping[str, str]]) -> None:
-    count = sum(len(runs) for runs in failures)
-    if count:
-        err.print(f"{count} run(s) did not finish:")
-        for runs in failures:
-            for name, reason in runs.items():
-                err.print(f"  {name}: {reason}", soft_wrap=True)
+def _exit_if_failed(chapters: Sequence[Chapter]) -> None:
+    failures = [item for chapter in chapters for item in chapter.failures.items()]
+    damaged = [text for chapter in chapters for text in chapter.damaged]
+    if failures:
+        err.print(f"{len(failures)} run(s) did not finish:")
+        for name, reason in failures:
+            err.print(f"  {name}: {reason}", soft_wrap=True)
+    for text in damaged:
+        err.print(text, soft_wrap=True)
+    if failures or damaged:
         raise typer.Exit(1)

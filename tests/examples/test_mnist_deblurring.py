@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from fastweights.files import read_json
 from fastweights.tasks import Mnist, MnistSplit
-from fastweights.training.files import read_json
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SMALL = {

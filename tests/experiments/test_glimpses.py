@@ -45,7 +45,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
         for unit in EXPERIMENT.units(CONFIG, 2):
             home = folder / unit.name
             home.mkdir()
-            found.append(Result(unit, EXPERIMENT.run(CONFIG, unit, home, "cpu", None), None, home))
+            found.append(Result(unit, EXPERIMENT.run(CONFIG, unit, home, "cpu", None)))
     return found
 
 

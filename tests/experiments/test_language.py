@@ -31,10 +31,10 @@ from fastweights.experiments.language_study.networks import (
 from fastweights.experiments.language_study.training import bits_per_character
 from fastweights.experiments.plan import Plan
 from fastweights.experiments.sweep import Sweep, prepare_sweep
+from fastweights.files import write_json
 from fastweights.tasks import Alphabet
 from fastweights.training import loop
 from fastweights.training.config import ConfigError
-from fastweights.training.files import write_json
 
 CONFIG = LanguageConfig(
     first_seed=0,

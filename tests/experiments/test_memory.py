@@ -34,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     for unit in EXPERIMENT.units(SMALL, 2):
         folder = tmp_path_factory.mktemp(unit.name)
         values = EXPERIMENT.run(SMALL, unit, folder, "cpu", None)
-        done.append(Result(unit, json.loads(json.dumps(values)), None, folder))
+        done.append(Result(unit, json.loads(json.dumps(values))))
     return done
 
 

@@ -106,7 +106,7 @@ def test_a_run_and_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         folder.mkdir()
         values = experiment.run(config, unit, folder, "cpu", None)
         assert ("by_match" in values) == (unit.arm != SUM)
-        results.append(Result(unit, values, None, folder))
+        results.append(Result(unit, values))
     for r in results:
         assert r.values is not None
         r.values["test_accuracy"] = {NOW: 0.9, BEFORE: 0.75, SUM: 0.3}[r.unit.arm]
@@ -123,7 +123,7 @@ def test_a_run_and_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert section.tables[2].rows[0][1].startswith("90.0")
     assert section.tables[2].rows[1][1] == "never"
     assert len(section.pictures) == 2
-    nothing = [Result(r.unit, None, "failed", r.folder) for r in results]
+    nothing = [Result(r.unit, None, "failed") for r in results]
     assert experiment.section(config, nothing, tmp_path).claims == []
 
 

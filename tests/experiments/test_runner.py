@@ -26,8 +26,8 @@ from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.runner import run_units
 from fastweights.experiments.sweep import Sweep, load_sweep, prepare_sweep, seeds_in
+from fastweights.files import read_json
 from fastweights.training.config import ConfigError, as_dict, with_overrides
-from fastweights.training.files import read_json
 from fastweights.training.pool import Tick
 
 SMALL = [
@@ -265,26 +265,36 @@ def test_a_run_folder_says_what_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other"])
-def test_a_damaged_checkpoint_is_that_runs_failure(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "empty"])
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "result.json", "metrics.jsonl"])
+def test_a_damaged_run_is_done_again_to_the_same_numbers(
+    tmp_path: Path, name: str, damage: str
+) -> None:
     plan = plan_in(tmp_path)
     do(plan)
+    before = [{**(r.values or {}), "seconds": 0} for r in results_of(plan)]
     home = plan.unit_folder(plan.units[0])
-    path = home / "checkpoint.safetensors"
-    other = plan.unit_folder(plan.units[1]) / "checkpoint.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(
-        {"truncated": whole[: len(whole) // 2], "empty": b"", "other": other.read_bytes()}[damage]
-    )
+    path = home / name
+    path.write_bytes(path.read_bytes()[: 40 if damage == "truncated" else 0])
+    if name != "result.json":
+        (home / "result.json").unlink()
+    do(plan, resume=True)
+    assert [{**(r.values or {}), "seconds": 0} for r in results_of(plan)] == before
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_checkpoint_of_another_network_is_that_runs_failure(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    do(plan)
+    home, other = (plan.unit_folder(unit) for unit in plan.units[:2])
+    for name in ("checkpoint.safetensors", "metrics.jsonl"):
+        (home / name).write_bytes((other / name).read_bytes())
     (home / "result.json").unlink()
     do(plan, resume=True)
     first, second = results_of(plan)
     assert first.values is None
-    assert str(path) in (first.failure or "")
+    assert str(home / "checkpoint.safetensors") in (first.failure or "")
     assert second.values is not None
-    path.write_bytes(whole)
-    do(plan, resume=True)
-    assert all(r.values for r in results_of(plan))
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -294,19 +304,21 @@ def test_a_full_disk_fails_one_run_and_can_be_resumed(
     from fastweights.training import checkpoint
 
     do(plan_in(tmp_path / "whole"))
-    save, calls = checkpoint.save_file, []
+    write, calls = checkpoint.write_atomically, []
 
-    def full(tensors: Any, path: Path, metadata: Any) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def full(path: Path, content: bytes) -> None:
         calls.append(path)
-        if len(calls) < 2:
-            save(tensors, path, metadata=metadata)
-            return
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(path))
+        with monkeypatch.context() as patch:
+            if len(calls) > 1:
+                patch.setattr(os, "fsync", no_space)
+            write(path, content)
 
     plan = plan_in(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(checkpoint, "write_atomically", full)
         do(plan)
     first, second = results_of(plan)
     assert first.values is None
@@ -329,10 +341,10 @@ def test_a_failure_that_cannot_be_noted_stops_nothing(
 ) -> None:
     write = runner.write_json
 
-    def full(path: Path, content: Any) -> None:
+    def full(path: Path, content: Any, *root: Path, checksum: bool) -> None:
         if path.parent.name.startswith("lstm") or path.name == "failure.json":
             raise OSError(28, "No space left on device", str(path))
-        write(path, content)
+        write(path, content, *root, checksum=checksum)
 
     monkeypatch.setattr(runner, "write_json", full)
     do(plan_in(tmp_path))

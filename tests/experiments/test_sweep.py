@@ -24,10 +24,10 @@ from fastweights.experiments.sweep import (
     read_grid,
     seeds_in,
 )
+from fastweights.files import read_json, write_json
 from fastweights.report.section import Section, Table
 from fastweights.training import pool
 from fastweights.training.config import ConfigError
-from fastweights.training.files import read_json, write_json
 from fastweights.training.pool import Tick, Tries, Work
 from fastweights.training.ray_pool import _serve
 
@@ -166,7 +166,11 @@ def test_a_second_copy_of_a_run_waits_and_finds_the_result(
     prepare_sweep(sweep, resume=False)
     home = next(iter(sweep.runs))
     copies = [
-        threading.Thread(target=runner._run_unit, args=(home,), kwargs={"tensorboard": False})
+        threading.Thread(
+            target=runner._run_unit,
+            args=(home,),
+            kwargs={"root": str(tmp_path), "tensorboard": False},
+        )
         for _ in range(2)
     ]
     copies[0].start()

@@ -19,7 +19,7 @@ import pytest
 
 from fastweights.experiments.plan import results_of
 from fastweights.experiments.sweep import load_sweep
-from fastweights.training.files import read_json
+from fastweights.files import read_json
 
 pytest.importorskip("ray", reason='needs pip install "fastweights[ray]"')
 pytestmark = pytest.mark.slow

@@ -119,7 +119,9 @@ def test_files_too_short_too_long_or_altered(folder: Path, number: int) -> None:
     with pytest.raises(ValueError, match=f"{path.name} is truncated.* {size} .* {size - 3}"):
         load_mnist(folder, validation_size=10)
     change(folder, number, lambda c: c + b"12")
-    with pytest.raises(ValueError, match=f"{path.name} is too long.* {size} .* {size + 2}"):
+    with pytest.raises(
+        ValueError, match=f"{path.name} is too long.* {size} .* {size + 1} or more|found {size + 2}"
+    ):
         load_mnist(folder, validation_size=10)
     change(folder, number, lambda c: c[:8] + c[8:][::-1])
     expected = mnist_files.FILES[number].sha256

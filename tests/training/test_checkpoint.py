@@ -122,7 +122,7 @@ def test_a_checkpoint_holds_nothing_that_runs(tmp_path: Path) -> None:
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert set(metadata) == {"progress", "optimizer"}
+    assert set(metadata) == {"progress", "optimizer", "checksum"}
     end = max(entry["data_offsets"][1] for entry in header.values())
     assert len(content) == 8 + length + end
 

@@ -39,13 +39,13 @@ class Unit:
 class Result:
     """What became of a unit: ``values`` if it finished, ``failure`` if it did not.
 
-    ``folder`` holds what it wrote, finished or not.
+    ``curve`` holds the validations of one that did not finish, as far as it came.
     """
 
     unit: Unit
     values: dict[str, Any] | None
     failure: str | None = None
-    folder: Path = Path()
+    curve: Sequence[dict[str, Any]] = ()
 
 
 class Experiment(Protocol):

@@ -13,8 +13,9 @@ from typing import Any
 
 from fastweights.experiments.base import Experiment, ReadsFiles, Result, Unit
 from fastweights.experiments.registry import find
+from fastweights.files import is_temporary, is_there, read_json, write_json
 from fastweights.training.config import ConfigError, as_dict, differences, from_dict
-from fastweights.training.files import is_temporary, read_json, write_json
+from fastweights.training.loop import read_validations
 
 __all__ = [
     "RUN",
@@ -24,11 +25,14 @@ __all__ = [
     "describe",
     "load_plan",
     "read_plan",
+    "read_result",
     "results_of",
     "settle",
 ]
 
 RUN = "experiment.json"  # what a folder holds a run of
+LIMIT = 2**18  # bytes of a description
+MAX_UNITS = 100_000  # runs of a plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Plan:
         config: its configuration.
         seeds: how many seeds.
         folder: where; each unit has a folder below ``units``.
+        root: the folder that the user named, of which ``folder`` may be a part; below it no link
+            is followed. ``folder`` itself if it is None.
         device: where to compute; another may give other numbers, so a run keeps to its own.
     """
 
@@ -50,11 +56,28 @@ class Plan:
     seeds: int
     folder: Path
     device: str = "cpu"
+    root: Path | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def units(self) -> Sequence[Unit]:
-        """All runs of the plan."""
-        return self.experiment.units(self.config, self.seeds)
+        """All runs of the plan.
+
+        Raises:
+            ConfigError: they are impossible, or too many.
+        """
+        if not 1 <= self.seeds <= MAX_UNITS:
+            raise ConfigError(f"seeds must be in 1 … {MAX_UNITS}, got {self.seeds}")
+        each = len(self.experiment.units(self.config, 1))
+        if each * self.seeds > MAX_UNITS:
+            raise ConfigError(
+                f"these settings ask for {each} runs with each of {self.seeds} seeds; at most "
+                f"{MAX_UNITS} runs are made"
+            )
+        units = self.experiment.units(self.config, self.seeds)
+        for unit in units:
+            if Path(unit.name).name != unit.name or "\0" in unit.name:
+                raise ConfigError(f"{unit.name!r} cannot be the name of a folder")
+        return units
 
     def unit_folder(self, unit: Unit) -> Path:
         """Where a unit keeps its files."""
@@ -110,15 +133,15 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def settle(path: Path, now: dict[str, Any], *, resume: bool) -> None:
+def settle(path: Path, now: dict[str, Any], *, resume: bool, root: Path | None = None) -> None:
     """Write a description into a new folder, or compare it with the one that is there.
 
     Raises:
         ConfigError: the folder holds something else, or this and ``resume`` is off.
     """
     folder = path.parent
-    if path.exists():
-        stored = _stored(path)
+    if _has(path, root):
+        stored = _stored(path, root)
         if not resume:
             raise ConfigError(
                 f"{folder} already holds a run of {stored['experiment']}: go on with it by "
@@ -139,22 +162,31 @@ def settle(path: Path, now: dict[str, Any], *, resume: bool) -> None:
         raise ConfigError(f"{folder} is not a folder; choose another with --out")
     elif folder.exists() and any(not is_temporary(p) for p in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another with --out")
-    write_json(path, now)
+    write_json(path, now, root, checksum=True)
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _has(path: Path, root: Path | None) -> bool:
+    try:
+        return is_there(path, root)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _stored(path: Path, root: Path | None) -> dict[str, Any]:
     """What ``settle`` wrote.
 
     Raises:
         ConfigError: it wrote nothing there, or the file is damaged.
     """
-    if not path.exists():
+    if not _has(path, root):
         raise ConfigError(f"{path.parent} holds no run (there is no {path.name} in it)")
     try:
-        stored = {"device": "cpu", **read_json(path)}
+        stored = {"device": "cpu", **read_json(path, root, limit=LIMIT)}
         find(stored["experiment"]).presets[stored["preset"]]
-        if not isinstance(stored["seeds"], int) or not isinstance(stored["config"], dict):
-            raise TypeError("seeds or config")
+        kinds = {"seeds": int, "config": dict, "device": str}
+        for key, kind in kinds.items():
+            if type(stored[key]) is not kind:
+                raise TypeError(f"{key} = {stored[key]!r}")
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} does not describe a run: {error} is wrong") from None
     except ValueError as error:
@@ -171,31 +203,57 @@ def load_plan(folder: Path) -> Plan:
     return read_plan(folder / RUN)
 
 
-def read_plan(path: Path) -> Plan:
-    """The plan that a file describes.
+def read_plan(path: Path, root: Path | None = None) -> Plan:
+    """The plan that a file describes; no link below ``root`` is followed.
 
     Raises:
         ConfigError: there is no such file, or none that this version can read.
     """
-    stored = _stored(path)
+    stored = _stored(path, root)
     experiment = find(stored["experiment"])
     kind = type(experiment.presets[stored["preset"]]())
-    config = from_dict(kind, stored["config"])
-    return Plan(
-        experiment, stored["preset"], config, stored["seeds"], path.parent, stored["device"]
-    )
+    try:
+        config = from_dict(kind, stored["config"])
+    except ValueError as error:
+        raise ConfigError(f"{path} does not describe a run: {error}") from None
+    device, folder = stored["device"], path.parent
+    plan = Plan(experiment, stored["preset"], config, stored["seeds"], folder, device, root)
+    try:
+        plan.units  # noqa: B018  (made now, and kept)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} does not describe a run: {error}") from None
+    return plan
+
+
+def read_result(home: Path, root: Path | None = None) -> Any:
+    """What a finished unit wrote.
+
+    Raises:
+        ValueError: the file is damaged, or no result; the message names it.
+    """
+    path = home / "result.json"
+    values = read_json(path, root)
+    if not values or not isinstance(values, dict | list):
+        raise ValueError(f"{path} is no result: it holds {str(values)[:20]}")
+    return values
 
 
 def results_of(plan: Plan) -> list[Result]:
-    """What became of every unit, in order."""
-    results = []
-    for unit in plan.units:
-        home = plan.unit_folder(unit)
-        if (home / "result.json").exists():
-            results.append(Result(unit, read_json(home / "result.json"), None, home))
-        elif (home / "failure.json").exists():
-            reason = read_json(home / "failure.json")["reason"]
-            results.append(Result(unit, None, reason, home))
-        else:
-            results.append(Result(unit, None, "not finished", home))
-    return results
+    """What became of every unit, in order; a result that cannot be read is a failure."""
+    return [_result_of(plan, unit) for unit in plan.units]
+
+
+def _result_of(plan: Plan, unit: Unit) -> Result:
+    home, root = plan.unit_folder(unit), plan.root or plan.folder
+    failure, reason = home / "failure.json", "not finished"
+    try:
+        if is_there(home / "result.json", root):
+            return Result(unit, read_result(home, root))
+        if is_there(failure, root):
+            described = read_json(failure, root)
+            if not isinstance(described, dict) or not isinstance(described.get("reason"), str):
+                raise ValueError(f"{failure} does not say why the run failed")
+            reason = described["reason"]
+        return Result(unit, None, reason, read_validations(home))
+    except ValueError as error:
+        return Result(unit, None, str(error))

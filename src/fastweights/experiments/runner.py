@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
+import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fastweights.experiments.base import Unit
-from fastweights.experiments.plan import RUN, Plan, read_plan
+from fastweights.experiments.plan import RUN, Plan, read_plan, read_result
+from fastweights.files import (
+    is_there,
+    lock,
+    make_folder,
+    printable,
+    remove,
+    remove_temporaries,
+    write_json,
+)
 from fastweights.training.config import ConfigError, as_dict
 from fastweights.training.environment import environment
-from fastweights.training.files import is_temporary, write_json
 from fastweights.training.pool import Execute, run_all
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 __all__ = ["run_units"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def run_units(
@@ -34,7 +39,7 @@ def run_units(
     tick: Callable[[Sequence[str]], None],
     execute: Execute | None = None,
 ) -> None:
-    """Do every unit that has no result yet.
+    """Do every unit that has no result yet, or a damaged one.
 
     Args:
         homes: the units' folders, all of prepared plans.
@@ -45,86 +50,107 @@ def run_units(
         execute: how to do many; on processes of this machine if it is not given.
 
     Raises:
-        ConfigError: another process is at work in the folder.
+        ConfigError: another process is at work in the folder, or a folder in it leads elsewhere,
+            and nothing has been run.
     """
-    with _locked(folder / ".lock", wait=False):
-        # A worker need not start in our directory.
-        homes = [home.absolute() for home in homes]
-        for home in homes:
-            (home / "failure.json").unlink(missing_ok=True)
-        todo = [str(home) for home in homes if not (home / "result.json").exists()]
-        work = functools.partial(_run_unit, tensorboard=tensorboard)
+    # A worker need not start in our directory.
+    homes, root = [home.absolute() for home in homes], folder.absolute()
+    with _locked(folder / ".lock", folder, wait=False):
+        todo = []
+        try:
+            for place in {root, *(home.parent.parent for home in homes)}:
+                remove_temporaries(place, root)
+            for home in homes:
+                remove(home / "failure.json", root)
+                if not _is_done(home, root):
+                    todo.append(str(home))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        work = functools.partial(_run_unit, root=str(root), tensorboard=tensorboard)
         failures = (execute or run_all)(work, todo, workers=workers, tick=tick)
         for name, reason in failures.items():
             path = Path(name) / "failure.json"
-            if not path.exists():
-                with suppress(OSError):  # a full disk: it counts as not finished
-                    write_json(path, {"reason": reason})
+            with suppress(OSError, ValueError):  # a full disk, a link: it counts as not finished
+                if not is_there(path, root):
+                    write_json(path, {"reason": printable(reason)}, root, checksum=True)
+
+
+def _is_done(home: Path, root: Path) -> bool:
+    """Whether a unit has a result; a damaged one is taken away."""
+    result = home / "result.json"
+    if not is_there(result, root):
+        return False
+    try:
+        read_result(home, root)
+    except ValueError as error:
+        _LOG.warning("%s", printable(f"{error}; this run is done again"))
+        remove(result, root)
+        return False
+    return True
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a file; the system lets go of it when this process ends, however it ends.
+def _locked(path: Path, root: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a file.
 
     Raises:
-        ConfigError: another process holds it, and we do not wait.
+        ConfigError: another process holds it, and we do not wait; or it is a link or no file.
     """
-    if fcntl is None:
-        yield
-        return
-    with path.open("w") as lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(lock(path, root, wait=wait))
         except BlockingIOError:
             raise ConfigError(f"{path.parent} is in use: another process runs it") from None
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         yield
 
 
-def _run_unit(folder: str, *, tensorboard: bool) -> None:
+def _run_unit(folder: str, *, root: str, tensorboard: bool) -> None:
     """One unit, in a worker process.
 
     A worker that was thought dead may still be at it, on a machine that only lost its connection:
     then this one waits, and finds the result.
     """
-    home = Path(folder)
+    home, top = Path(folder), Path(root)
     described = home.parent.parent / RUN
-    plan = _plan_in(described, described.stat().st_mtime_ns)
+    plan = _plan_in(described, top, described.stat().st_mtime_ns)
     unit = next(u for u in plan.units if u.name == home.name)
-    home.mkdir(parents=True, exist_ok=True)
-    with _locked(home / ".lock", wait=True):
-        if not (home / "result.json").exists():
+    make_folder(home, top)
+    with _locked(home / ".lock", top, wait=True):
+        if not is_there(home / "result.json", top):
             _run_alone(plan, unit, home, tensorboard=tensorboard)
 
 
 @functools.lru_cache(maxsize=16)
-def _plan_in(path: Path, modified: int) -> Plan:
+def _plan_in(path: Path, root: Path, modified: int) -> Plan:
     """The plan a file describes, read once by a worker that does many of its units."""
-    return read_plan(path)
+    return read_plan(path, root)
 
 
 def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None:
-    for path in home.iterdir():
-        if is_temporary(path):  # of a process that was killed
-            path.unlink()
-    (home / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
+    # From here on the folder is one of ours: it was reached without following a link.
+    remove_temporaries(home)  # of a process that was killed
+    remove(home / "failure.json")  # of an attempt before this one
     described = {**dataclasses.asdict(unit), "config": as_dict(plan.config)}
-    write_json(home / "config.json", described)
-    write_json(home / "environment.json", {**environment(), "device": plan.device})
+    write_json(home / "config.json", described, checksum=True)
+    about = {**environment(), "device": plan.device}
+    write_json(home / "environment.json", about, checksum=True)
     writer = None
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
-        shutil.rmtree(home / "tensorboard", ignore_errors=True)  # written again, from the metrics
+        remove(home / "tensorboard")  # written again, from the metrics
         writer = SummaryWriter(str(home / "tensorboard"))
     try:
         result = plan.experiment.run(plan.config, unit, home, plan.device, writer)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        failure = {"reason": reason, "traceback": traceback.format_exc()}
+        failure = {"reason": printable(reason), "traceback": printable(traceback.format_exc())}
         with suppress(OSError):  # a full disk must not hide the reason
-            write_json(home / "failure.json", failure)
+            write_json(home / "failure.json", failure, checksum=True)
         raise
     finally:
         if writer is not None:
             writer.close()
-    write_json(home / "result.json", result)
+    write_json(home / "result.json", result, checksum=True)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -15,6 +16,8 @@ from typing import Any
 
 from fastweights.experiments.base import Unit
 from fastweights.experiments.plan import (
+    LIMIT,
+    MAX_UNITS,
     RUN,
     Plan,
     as_text,
@@ -24,9 +27,9 @@ from fastweights.experiments.plan import (
     read_plan,
     settle,
 )
+from fastweights.files import is_there, read_json
 from fastweights.report.section import Section, Table
 from fastweights.training.config import ConfigError, with_overrides
-from fastweights.training.files import read_json
 
 __all__ = ["Cell", "Sweep", "load_sweep", "prepare_sweep", "read_grid", "runs_in", "seeds_in"]
 
@@ -65,15 +68,26 @@ class Sweep:
         """Every combination, the last key changing fastest.
 
         Raises:
-            ConfigError: a key that nobody knows, an impossible value, or a cell that comes twice.
+            ConfigError: a key that nobody knows, an impossible value, a cell that comes twice, or
+                too many of them.
         """
+        count = math.prod(len(values) for values in self.grid.values())
+        if count * len(self.base.units) > MAX_UNITS:
+            raise ConfigError(
+                f"the grid has {count} combinations; at most {MAX_UNITS} runs are made"
+            )
+        for key in self.grid:
+            # It becomes part of a folder's name and of a "key=value".
+            if not re.fullmatch(r"[\w.]+", key):
+                raise ConfigError(f"--grid: {key!r} is not the name of a setting")
         cells = []
         for values in itertools.product(*self.grid.values()):
             texts = [as_text(value) for value in values]
             pairs = list(zip(self.grid, texts, strict=True))
             name = ",".join(f"{key}={_in_a_name(text)}" for key, text in pairs)
             config = with_overrides(self.base.config, [f"{key}={text}" for key, text in pairs])
-            plan = dataclasses.replace(self.base, config=config, folder=self.base.folder / name)
+            root = self.base.folder
+            plan = dataclasses.replace(self.base, config=config, folder=root / name, root=root)
             cells.append(Cell(name, texts, plan))
         counts = Counter(cell.name for cell in cells)
         if twice := [name for name, count in counts.items() if count > 1]:
@@ -177,7 +191,8 @@ def prepare_sweep(sweep: Sweep, *, resume: bool) -> None:
         now = {**describe(sweep.base), "grid": sweep.grid}
         settle(sweep.base.folder / SWEEP, now, resume=resume)
     for cell in sweep.cells:
-        settle(cell.plan.folder / RUN, describe(cell.plan), resume=resume)
+        now = describe(cell.plan)
+        settle(cell.plan.folder / RUN, now, resume=resume, root=cell.plan.root)
 
 
 def load_sweep(folder: Path) -> Sweep:
@@ -187,23 +202,30 @@ def load_sweep(folder: Path) -> Sweep:
         ConfigError: the folder holds neither, or none that this version can read.
     """
     path = folder / SWEEP
-    if not path.exists():
+    if not is_there(path):
         return Sweep(load_plan(folder))
-    base, grid = read_plan(path), read_json(path).get("grid")
+    base, grid = read_plan(path), read_json(path, limit=LIMIT).get("grid")
     if not isinstance(grid, dict) or not all(isinstance(v, list) for v in grid.values()):
         raise ConfigError(f"{path} does not describe a sweep: its grid is {grid!r}")
-    return Sweep(base, grid)
+    sweep = Sweep(base, grid)
+    try:
+        sweep.cells  # noqa: B018  (made now, and kept)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} does not describe a sweep: {error}") from None
+    return sweep
 
 
 def runs_in(folder: Path) -> list[Path]:
     """A folder of a run or a sweep itself, or those below one that holds several.
+
+    Links among those below are left out: they lead elsewhere.
 
     Raises:
         ConfigError: there is none.
     """
     if _holds(folder) or not folder.is_dir():
         return [folder]
-    found = sorted(path for path in folder.iterdir() if _holds(path))
+    found = sorted(path for path in folder.iterdir() if not path.is_symlink() and _holds(path))
     if not found:
         raise ConfigError(
             f"{folder} holds no run (there is no {RUN} in it or in a folder below it)"
@@ -212,7 +234,7 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def _holds(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (SWEEP, RUN))
+    return any(is_there(folder / name) for name in (SWEEP, RUN))
 
 
 def seeds_in(folder: Path) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import io
 from collections.abc import Sequence
 from importlib import resources
@@ -15,8 +14,8 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from fastweights.files import printable, write_atomically
 from fastweights.report.section import Section
-from fastweights.training.files import write_atomically
 
 __all__ = ["Chapter", "write_figures", "write_report"]
 
@@ -32,6 +31,7 @@ class Chapter:
         settings: its configuration.
         environments: the machines it ran on.
         failures: why runs failed, by name.
+        damaged: what else could not be read, and why.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Chapter:
     settings: dict[str, Any]
     environments: Sequence[dict[str, Any]]
     failures: dict[str, str]
+    damaged: Sequence[str] = ()
 
 
 def write_report(path: Path, chapters: Sequence[Chapter]) -> None:
@@ -50,14 +51,15 @@ def write_report(path: Path, chapters: Sequence[Chapter]) -> None:
     )
     environment.filters["picture"] = _as_data
     page = environment.from_string(template.read_text(encoding="utf-8")).render(chapters=chapters)
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_atomically(path, printable(page).encode("utf-8"))
 
 
 def write_figures(folder: Path, section: Section) -> None:
     """Write every figure of a section as ``NAME.png``."""
     for picture in section.pictures:
-        save = functools.partial(picture.figure.savefig, format="png", dpi=144)
-        write_atomically(folder / f"{picture.name}.png", save)
+        buffer = io.BytesIO()
+        picture.figure.savefig(buffer, format="png", dpi=144)
+        write_atomically(folder / f"{picture.name}.png", buffer.getvalue())
 
 
 def _as_data(figure: Figure) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastweights.files import read_bytes
 from fastweights.tasks.streams import MAX_SEED, check_integer, stream
 
 __all__ = ["Alphabet", "Text", "TextStreams", "load_text"]
 
 TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+LONGEST = 256 * 2**20  # bytes
 SHORTEST = 20  # characters, so that every part has at least two
 
 
@@ -109,7 +111,8 @@ def load_text(path: str | os.PathLike[str] | None = None) -> Text:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, shorter than 20 characters, or not UTF-8; or, without a path,
+        ValueError: it is empty, shorter than 20 characters, longer than 256 MiB, or not UTF-8; or,
+            without a path,
             the variable is not set or the SHA-256 of the file is not that of tiny Shakespeare.
 
     Source: tiny Shakespeare was put together by Karpathy for https://github.com/karpathy/char-rnn.
@@ -123,7 +126,7 @@ def load_text(path: str | os.PathLike[str] | None = None) -> Text:
     place = _tiny_shakespeare() if path is None else Path(path)
     if not place.is_file():
         raise FileNotFoundError(f"there is no text file {place}")
-    content = place.read_bytes()
+    content = read_bytes(place, limit=LONGEST, follow_links=True)
     if path is None and (found := hashlib.sha256(content).hexdigest()) != TINY_SHAKESPEARE:
         raise ValueError(
             f"{place} is not tiny Shakespeare: expected SHA-256 {TINY_SHAKESPEARE}, found {found}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import os
 import urllib.request
@@ -14,12 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastweights.files import read_bytes, write_atomically
+
 __all__ = ["FILES", "MIRRORS", "MnistFile", "default_folder", "download_missing", "read"]
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
     "https://storage.googleapis.com/cvdf-datasets/mnist",
 )
+_LIMIT = 50 * 2**20  # bytes of a file, packed or not; MNIST's largest has 45 MiB
 _TIMEOUT = 60.0  # seconds without an answer from a mirror
 
 
@@ -101,7 +105,7 @@ def read(folder: Path) -> list[NDArray[np.uint8]]:
                 f"{folder} holds neither {file.name} nor {file.name}.gz; give another folder, or "
                 "download=True"
             )
-        content = _checked(path.read_bytes(), path, file)
+        content = _checked(read_bytes(path, limit=_LIMIT, follow_links=True), path, file)
         arrays.append(np.frombuffer(content, np.uint8, offset=file.header).reshape(file.shape))
     return arrays
 
@@ -119,12 +123,7 @@ def download_missing(folder: Path) -> None:
     for file in FILES:
         if _path(folder, file) is None:
             path = folder / f"{file.name}.gz"
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                temporary.write_bytes(_fetch(path, file))
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(path, _fetch(path, file))
 
 
 def _path(folder: Path, file: MnistFile) -> Path | None:
@@ -138,7 +137,7 @@ def _fetch(path: Path, file: MnistFile) -> bytes:
         address = f"{mirror}/{path.name}"
         try:
             with urllib.request.urlopen(address, timeout=_TIMEOUT) as answer:
-                packed: bytes = answer.read()
+                packed: bytes = answer.read(_LIMIT)
             _checked(packed, path, file)
         except (OSError, ValueError) as error:  # unreachable, or answered with something else
             failures.append(f"{address}: {error}")
@@ -151,7 +150,9 @@ def _checked(content: bytes, path: Path, file: MnistFile) -> bytes:
     """The unpacked content, if it is that of MNIST."""
     if path.suffix == ".gz":
         try:
-            content = gzip.decompress(content)
+            # A little file may unpack to a very large one: no more than one byte too many.
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+                content = packed.read(file.size + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(
                 f"{path} is damaged: expected a complete gzip file, found {len(content)} bytes "
@@ -159,8 +160,9 @@ def _checked(content: bytes, path: Path, file: MnistFile) -> bytes:
             ) from error
     if len(content) != file.size:
         what = "truncated" if len(content) < file.size else "too long"
+        found = f"{len(content)}" + " or more" * (what == "too long" and path.suffix == ".gz")
         raise ValueError(
-            f"{path} is {what}: MNIST has {file.size} bytes here (unpacked), found {len(content)}"
+            f"{path} is {what}: MNIST has {file.size} bytes here (unpacked), found {found}"
         )
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastweights.training.files import write_atomically
+from fastweights.files import parse_json, read_bytes, write_atomically
 
 __all__ = ["Carried", "load_checkpoint", "load_model", "read_progress", "save_checkpoint"]
+
+
+LIMIT = 2**30  # bytes of a checkpoint
 
 
 class Carried(Protocol):
@@ -37,10 +40,11 @@ def save_checkpoint(
 ) -> None:
     """Write model, optimizer, random state and ``progress`` (JSON values) to one file.
 
-    What is ``carried`` goes there too.
+    What is ``carried`` goes there too, and a checksum of it all.
 
     Raises:
         OSError: it cannot be written; the checkpoint before it is still there.
+        ValueError: it is longer than can be read again.
     """
     state = optimizer.state_dict()["state"]
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -58,10 +62,11 @@ def save_checkpoint(
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
     metadata = {"progress": json.dumps(progress), "optimizer": json.dumps(scalars)}
-    try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
+    metadata["checksum"] = json.dumps(_checksum(tensors, metadata))
+    content = save(tensors, metadata)
+    if len(content) > LIMIT:
+        raise ValueError(f"{path} would have {len(content)} bytes; at most {LIMIT} are read again")
+    write_atomically(path, content)
 
 
 def load_checkpoint(
@@ -73,21 +78,18 @@ def load_checkpoint(
         ValueError: the file is not one of ours, or belongs to another model.
     """
     tensors, metadata = _read(path)
-    _fill(path, model, tensors)
-    entries: dict[int, dict[str, Any]] = {}
-    for key, value in _below("optimizer.", tensors).items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
-    for key, value in metadata["optimizer"].items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    if carried is not None:
-        carried.restore(_below("carried.", tensors))
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    try:
+        state = _optimizer_state(optimizer, tensors, metadata)
+        _fill(path, model, tensors)
+        optimizer.load_state_dict(state)
+        if carried is not None:
+            carried.restore(_below("carried.", tensors))
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} belongs to another training: {reason}") from error
     return metadata["progress"]
 
 
@@ -123,15 +125,60 @@ def read_progress(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and what stands beside them."""
+    content = read_bytes(path, limit=LIMIT)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(text) for key, text in file.metadata().items()}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = load(content)
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        texts = header["__metadata__"]
+        metadata = {key: parse_json(text) for key, text in texts.items()}
         if missing := {"progress", "optimizer"} - set(metadata) | {"random.cpu"} - set(tensors):
             raise KeyError(*missing)
+        for key in ("progress", "optimizer"):
+            if not isinstance(metadata[key], dict):
+                raise TypeError(f"{key} is {metadata[key]!r}")
+        # Checkpoints of earlier versions have none.
+        if "checksum" in texts and metadata["checksum"] != _checksum(tensors, texts):
+            raise ValueError("it is damaged: it does not match its checksum")
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint: {type(error).__name__}: {error}"
+        ) from error
     return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """SHA-256 of everything that is not the checksum itself."""
+    total = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        total.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for key in sorted(set(texts) - {"checksum"}):
+        total.update(f"{key} {texts[key]}\n".encode())
+    return total.hexdigest()
+
+
+def _optimizer_state(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The optimizer's state as a checkpoint has it, each part as large as its parameter.
+
+    Raises:
+        TypeError, KeyError, IndexError: it is that of other parameters.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    entries: dict[int, dict[str, Any]] = {}
+    found = {**_below("optimizer.", tensors), **metadata["optimizer"]}
+    for key, value in sorted(found.items(), key=lambda item: item[0]):
+        index, _, name = key.partition(".")
+        if not index.isdecimal() or not int(index) < len(parameters):
+            raise KeyError(key)
+        if isinstance(value, Tensor) and value.dim():
+            shape = parameters[int(index)].shape
+            if value.shape != shape or not value.is_floating_point():
+                raise TypeError(f"{key} is {value.dtype}{list(value.shape)}, not {list(shape)}")
+        entries.setdefault(int(index), {})[name] = value
+    return {"state": entries, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fastweights.files import is_there, printable
 from fastweights.training.loop import read_metrics
 
 __all__ = ["Display"]
@@ -51,7 +52,7 @@ class Display:
         self._units = {unit.name: unit for unit in units}
         self._folders = folders
         notes = {unit.note for unit in units}
-        self._note = notes.pop() if len(notes) == 1 else ""
+        self._note = printable(notes.pop()) if len(notes) == 1 else ""
         self._console = console or Console(stderr=True)
         self._bars: dict[str, TaskID] = {}
         self._steps: dict[str, int] = {}
@@ -113,18 +114,19 @@ class Display:
 
     def _state_of(self, unit: _Unit) -> tuple[int, str]:
         folder = self._folders[unit.name]
-        if (folder / "result.json").exists():
-            return unit.total, ""
         metrics = folder / "metrics.jsonl"
-        points = read_metrics(metrics) if metrics.exists() else []
-        if not points:
+        try:
+            if is_there(folder / "result.json"):
+                return unit.total, ""
+            last = read_metrics(metrics)[-1]
+        except (IndexError, OSError, ValueError):  # none yet; whoever needs them will complain
             return 0, ""
-        accuracy = points[-1].get("validation_accuracy")
-        parts = [] if accuracy is None else [f"{100 * accuracy:.1f} %"]
-        if unit.note != self._note:
-            parts.append(unit.note)
-        return points[-1].get("update", 0), ", ".join(parts)
+        update, accuracy = last.get("update"), last.get("validation_accuracy")
+        parts = [f"{100 * accuracy:.1f} %"] if isinstance(accuracy, int | float) else []
+        if (note := printable(unit.note)) != self._note:
+            parts.append(note)
+        return min(update, unit.total) if type(update) is int else 0, ", ".join(parts)
 
 
 def _title(unit: _Unit) -> str:
-    return unit.label if unit.seed is None else f"{unit.label}, seed {unit.seed}"
+    return printable(unit.label if unit.seed is None else f"{unit.label}, seed {unit.seed}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,9 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastweights.files import (
+    append,
+    is_there,
+    parse_json,
+    printable,
+    read_bytes,
+    remove,
+    write_atomically,
+)
 from fastweights.tasks import batch_indices
-from fastweights.training.checkpoint import Carried, load_checkpoint, save_checkpoint
-from fastweights.training.files import write_atomically
+from fastweights.training.checkpoint import (
+    Carried,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
 
 __all__ = [
     "Data",
@@ -27,10 +41,14 @@ __all__ = [
     "Settings",
     "accuracy",
     "read_metrics",
+    "read_validations",
     "run_updates",
     "train",
     "updates_to",
 ]
+
+METRICS_LIMIT = 64 * 2**20  # bytes
+_LOG = logging.getLogger(__name__)
 
 
 class Samples(Protocol):
@@ -166,8 +184,9 @@ def train(
     """Train, validate as it goes, test at the end.
 
     A validation writes a line to ``metrics.jsonl`` and then a checkpoint. A run that was killed
-    goes on from its last checkpoint; batch order and learning rate are functions of the update's
-    number, so that it ends with the same numbers as one that was not.
+    goes on from its last checkpoint, or begins anew where a file is damaged; batch order and
+    learning rate are functions of the update's number, so that it ends with the same numbers as
+    one that was not.
 
     Args:
         model: maps inputs, such as tokens (N, T), to logits (N, classes); its parameters are
@@ -184,8 +203,8 @@ def train(
         The result: test accuracy, validation accuracy, seconds of training.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
-        ValueError: checkpoint and metrics in ``folder`` do not belong together.
+        FloatingPointError: the loss, or what is measured, is no longer finite.
+        ValueError: the checkpoint in ``folder`` is that of another training.
 
     Example:
         >>> import tempfile
@@ -259,20 +278,21 @@ def run_updates(
         of all validations.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
-        ValueError: checkpoint and metrics in ``folder`` do not belong together.
+        FloatingPointError: the loss, or what is measured, is no longer finite.
+        ValueError: the checkpoint in ``folder`` is that of another training.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
     checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
-    update, lines, seconds = 0, 0, 0.0
-    if checkpoint.exists():
-        progress = load_checkpoint(checkpoint, model, optimizer, carried)
-        update, lines, seconds = progress["update"], progress["lines"], progress["seconds"]
-    _keep_lines(metrics, lines)
-    for point in read_metrics(metrics):
-        _show(point, writer)
+    progress, lines = _where_it_stopped(checkpoint, metrics)
+    if progress["update"]:
+        load_checkpoint(checkpoint, model, optimizer, carried)
+    # A file of its own, without what was written after the checkpoint, half a line perhaps.
+    write_atomically(metrics, "".join(line.text for line in lines).encode())
+    update, seconds = progress["update"], progress["seconds"]
+    for line in lines:
+        _show(line.point, writer)
 
     losses: list[Tensor] = []
     started = time.perf_counter()
@@ -293,35 +313,25 @@ def run_updates(
         if not math.isfinite(mean_loss):
             raise FloatingPointError(f"the loss is {mean_loss} at update {update}")
         point = {"update": update, "loss": mean_loss, **validate()}
-        with metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # the checkpoint counts on this line
-        lines += 1
-        so_far = seconds + time.perf_counter() - started
-        progress = {**about, "update": update, "lines": lines, "seconds": so_far}
+        for name, value in point.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} is {value} at update {update}")
+        lines.append(_Line.after(lines[-1:], point))
+        append(metrics, lines[-1].text.encode())  # the checkpoint counts on this line
+        progress = {
+            **about,
+            "update": update,
+            "lines": len(lines),
+            "metrics": lines[-1].checksum,
+            "seconds": seconds + time.perf_counter() - started,
+        }
         save_checkpoint(checkpoint, model, optimizer, progress, carried)
         _show(point, writer)
     return {
         "updates": update,
         "seconds": round(seconds + time.perf_counter() - started, 3),
-        "curve": read_metrics(metrics),
+        "curve": [line.point for line in lines],
     }
-
-
-def _keep_lines(path: Path, count: int) -> None:
-    """Cut off what was written after the checkpoint, half a line perhaps.
-
-    Raises:
-        ValueError: there are fewer.
-    """
-    path.touch()
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    if len(lines) < count:
-        raise ValueError(f"{path} has {len(lines)} lines, but its checkpoint counts {count}")
-    if len(lines) > count:
-        text = "".join(lines[:count])
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _show(point: dict[str, Any], writer: Any) -> None:
@@ -336,15 +346,113 @@ def _show(point: dict[str, Any], writer: Any) -> None:
     writer.add_scalar("loss", point["loss"], point["update"])
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The points of a ``metrics.jsonl``; a last line that is not whole is left out."""
-    points = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A validation in ``metrics.jsonl``, with a checksum of this line and all before it.
+
+    Files of earlier versions have no checksums; theirs are empty here.
+    """
+
+    point: dict[str, Any]
+    checksum: str
+    text: str
+
+    @classmethod
+    def after(cls, before: Sequence[_Line], point: dict[str, Any]) -> _Line:
+        """The next line."""
+        if before and not before[-1].checksum:  # an old file stays one
+            return cls(point, "", json.dumps(point) + "\n")
+        checksum = cls.checksum_after(before, point)
+        return cls(point, checksum, json.dumps({**point, "checksum": checksum}) + "\n")
+
+    @staticmethod
+    def checksum_after(before: Sequence[_Line], point: dict[str, Any]) -> str:
+        text = (before[-1].checksum if before else "") + json.dumps(point)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_lines(path: Path) -> list[_Line]:
+    """The whole lines; a last one that has no end was being written when the process was killed.
+
+    Raises:
+        ValueError: a line is damaged, or see :func:`fastweights.files.read_bytes`.
+    """
+    lines: list[_Line] = []
+    *whole, _ = read_bytes(path, limit=METRICS_LIMIT).split(b"\n")
+    for number, text in enumerate(whole, 1):
         try:
-            points.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return points
+            point = parse_json(text)
+            if not isinstance(point, dict):
+                raise ValueError(f"expected an object, found {type(point).__name__}")
+            checksum = point.pop("checksum", "")
+            if (checksum or (lines and lines[-1].checksum)) and (
+                checksum != _Line.checksum_after(lines[-1:], point)
+            ):
+                raise ValueError("it does not match its checksum")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, is damaged: {error}") from error
+        lines.append(_Line(point, checksum, text.decode() + "\n"))
+    return lines
+
+
+def _where_it_stopped(checkpoint: Path, metrics: Path) -> tuple[dict[str, Any], list[_Line]]:
+    """The progress and the validations of a training; of none yet where its files are damaged."""
+    if is_there(checkpoint):
+        try:
+            progress = read_progress(checkpoint)
+            return progress, _lines_of(metrics, checkpoint, progress)
+        except ValueError as error:
+            _LOG.warning("%s", printable(f"{error}; this run is done again from its beginning"))
+            remove(checkpoint)
+    return {"update": 0, "seconds": 0.0}, []
+
+
+def _lines_of(path: Path, checkpoint: Path, progress: dict[str, Any]) -> list[_Line]:
+    """The lines that a checkpoint counts, each of them whole.
+
+    Raises:
+        ValueError: they are not those; the message names the file.
+    """
+    update, count, seconds = (progress.get(key) for key in ("update", "lines", "seconds"))
+    if not (
+        type(update) is int
+        and type(count) is int
+        and isinstance(seconds, int | float)
+        and update >= count >= 1
+        and seconds >= 0
+    ):
+        raise ValueError(
+            f"{checkpoint} is not a readable checkpoint: it stands at update {update!r}, "
+            f"line {count!r}, second {seconds!r}"
+        )
+    lines = _read_lines(path)[:count] if is_there(path) else []
+    if len(lines) < count:
+        raise ValueError(f"{path} has {len(lines)} whole lines, but its checkpoint counts {count}")
+    last = (lines[-1].checksum, lines[-1].point.get("update"))
+    if last != (progress.get("metrics", ""), update):
+        raise ValueError(f"{path} is damaged, or of another run than its checkpoint")
+    return lines
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The points of a ``metrics.jsonl``; a last line that is not whole is left out.
+
+    Raises:
+        ValueError: a line is damaged, or the file is a link, no regular file or too long.
+    """
+    return [line.point for line in _read_lines(path)]
+
+
+def read_validations(folder: Path) -> list[dict[str, Any]]:
+    """The validations of a run as far as it came, finished or not; none if it has none.
+
+    Raises:
+        ValueError: its metrics are damaged, or fewer than its checkpoint counts.
+    """
+    metrics, checkpoint = folder / "metrics.jsonl", folder / "checkpoint.safetensors"
+    if is_there(checkpoint):
+        _lines_of(metrics, checkpoint, read_progress(checkpoint))
+    return read_metrics(metrics) if is_there(metrics) else []
 
 
 def updates_to(curve: list[dict[str, Any]], level: float) -> int | None:

@@ -11,11 +11,11 @@ from torch import nn
 
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS, build
+from fastweights.files import is_there, read_json
 from fastweights.tasks import Alphabet
 from fastweights.training.checkpoint import load_model, read_progress
 from fastweights.training.config import ConfigError, from_dict
-from fastweights.training.files import read_json
-from fastweights.training.loop import read_metrics
+from fastweights.training.loop import read_validations
 
 __all__ = ["best_network", "load_network", "stream_text"]
 
@@ -26,10 +26,15 @@ def best_network(folder: Path) -> Path:
     """The folder of the network that predicts validation text best, of a run or of one network.
 
     Raises:
-        ConfigError: the folder holds no network that has learned to predict text.
+        ConfigError: the folder holds no network that has learned to predict text, or a file in it
+            is damaged or leads elsewhere.
     """
-    candidates = [folder] if (folder / CHECKPOINT).exists() else sorted(folder.glob("units/*"))
-    found = [(bits, home) for home in candidates if (bits := _bits(home)) is not None]
+    try:
+        alone = is_there(folder / CHECKPOINT)
+        candidates = [folder] if alone else sorted(folder.glob("units/*"))
+        found = [(bits, home) for home in candidates if (bits := _bits(home, folder)) is not None]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not found:
         raise ConfigError(
             f"{folder} holds no trained network; a run of `fastweights run language` does, or one "
@@ -38,13 +43,17 @@ def best_network(folder: Path) -> Path:
     return min(found)[1]
 
 
-def _bits(home: Path) -> float | None:
-    """Bits per character at the last validation; None if there was none."""
-    metrics = home / "metrics.jsonl"
-    if not (home / CHECKPOINT).exists() or not metrics.exists():
+def _bits(home: Path, root: Path) -> float | None:
+    """Bits per character at the last validation; None if there was none.
+
+    Raises:
+        ValueError: a file is damaged, or leads elsewhere.
+    """
+    if not is_there(home / CHECKPOINT, root):
         return None
-    points = read_metrics(metrics)
-    return points[-1].get("validation_bits") if points else None
+    points = read_validations(home)
+    bits = points[-1].get("validation_bits") if points else None
+    return bits if isinstance(bits, int | float) else None
 
 
 def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
@@ -57,11 +66,27 @@ def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
         described = read_json(home / "config.json")
         config = from_dict(LanguageConfig, described["config"])
         alphabet = Alphabet(read_progress(home / CHECKPOINT)["alphabet"])
+        _check_size(config, len(alphabet), (home / CHECKPOINT).stat().st_size)
         model = build(ARMS[described["arm"]], len(alphabet), config)
         load_model(home / CHECKPOINT, model)
-    except (KeyError, ValueError) as error:
+    except FileNotFoundError as error:
         raise ConfigError(f"{home} does not hold a network that predicts text: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{home} does not hold a network that predicts text: {reason}") from None
     return model.eval(), alphabet
+
+
+def _check_size(config: LanguageConfig, vocabulary: int, stored: int) -> None:
+    """See that a description asks for no more than its checkpoint holds, before anything is made.
+
+    Raises:
+        ValueError: it does; every parameter takes more than a byte.
+    """
+    hidden, embedding = config.hidden_size, config.embedding_size
+    least = hidden * (hidden * config.num_layers + embedding) + vocabulary * embedding
+    if least > stored:
+        raise ValueError(f"config.json asks for {least} parameters, its checkpoint has fewer")
 
 
 def stream_text(

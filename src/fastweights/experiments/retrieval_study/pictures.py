@@ -12,7 +12,6 @@ from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm
 from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
 from fastweights.report.section import Picture
-from fastweights.training.loop import read_metrics
 
 __all__ = ["dots", "learning_curves"]
 
@@ -82,12 +81,11 @@ def learning_curves(
     )
 
 
-def _curve(result: Result) -> list[dict[str, Any]]:
+def _curve(result: Result) -> Sequence[dict[str, Any]]:
     """The validations of a run, as far as it came."""
     if result.values is not None:
         return result.values["curve"]
-    metrics = result.folder / "metrics.jsonl"
-    return read_metrics(metrics) if metrics.exists() else []
+    return result.curve
 
 
 def dots(
