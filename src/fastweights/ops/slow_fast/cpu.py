@@ -76,7 +76,7 @@ def unsupported_reason(weights: Sequence[Tensor], **columns: Sequence[Tensor | N
         >>> unsupported_reason([torch.zeros(3, dtype=torch.bfloat16)])
         'a weight is torch.bfloat16, not float32 or float64'
     """
-    reason = native.missing_reason() or _intercepted()
+    reason = _intercepted()
     if reason is not None:
         return reason
     spans: list[tuple[int, int]] = []
@@ -97,7 +97,7 @@ def unsupported_reason(weights: Sequence[Tensor], **columns: Sequence[Tensor | N
     spans.sort()
     if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
         return "two of the tensors share memory"
-    return None
+    return native.missing_reason()
 
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
