@@ -205,14 +205,19 @@ class FastWeightsBase(nn.Module):
         return drive.product().to(drive.dtype) if autocasts(x.device) else drive
 
     def _run_layer(
-        self, x: Tensor, suffix: str, state: LayerState | None, lengths: Tensor | None
+        self,
+        x: Tensor,
+        suffix: str,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
         drive = self._drive(x, suffix)
         if not autocasts(x.device):
-            return self._run_drive(drive, suffix, state, lengths)
+            return self._run_drive(drive, suffix, state, lengths, resets)
         # A sum over many steps of products of products does not survive eight bits of mantissa.
         with without_autocast(x.device):
-            return self._run_drive(drive, suffix, state, lengths)
+            return self._run_drive(drive, suffix, state, lengths, resets)
 
     def _run_drive(
         self,
@@ -220,6 +225,7 @@ class FastWeightsBase(nn.Module):
         suffix: str,
         state: LayerState | None,
         lengths: Tensor | None,
+        resets: Tensor | None,
     ) -> tuple[Tensor, LayerState]:
         decay, write_rate = self._layer_decay(suffix), self._write_rate(suffix)
         output, after = fast_weights(
@@ -230,6 +236,7 @@ class FastWeightsBase(nn.Module):
             state,
             self._options,
             lengths=lengths,
+            resets=resets,
             form=self.form,
             backend=self.backend,
         )

@@ -194,6 +194,7 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         state: FastWeightsState | None = None,
         *,
         hx: FastWeightsState | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Any, FastWeightsState]:
         """Run the layer over a sequence.
 
@@ -202,6 +203,10 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
                 (L, input_size) unbatched; or a ``PackedSequence``.
             state: what an earlier call returned; None starts from nothing.
             hx: the name that ``nn.RNN`` has for ``state``.
+            resets: where a sequence begins anew, bool, (L, N), (N, L) with ``batch_first``, or (L,)
+                unbatched: before such a step the sample forgets h and what it has written, as
+                episodes that follow on one another in a batch want it. A backward direction
+                forgets at the same places. Not together with a ``PackedSequence``.
 
         Returns:
             The output, shaped and batched as the input, with ``hidden_size`` features (twice that
@@ -212,10 +217,14 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         """
         state = one_state(state, hx)
         if isinstance(input, PackedSequence):
+            if resets is not None:
+                raise ValueError("resets must be None where the input is a PackedSequence")
             return self._forward_packed(input, state)
         self._check_sequence(input)
         x = self._time_first(input)
-        output, after = self._forward_padded(x, self._batched_state(state, input), None)
+        if resets is not None:
+            resets = self._checked_resets(resets, input)
+        output, after = self._forward_padded(x, self._batched_state(state, input), None, resets)
         if input.dim() == 2:
             return output[:, 0], after[0]
         return (output.transpose(0, 1) if self.batch_first else output), after
@@ -225,6 +234,20 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         self._check_input(input, _BATCH_FIRST if first else _TIME_FIRST, (2, 3))
         if input.shape[input.dim() == 3 and first] == 0:
             raise ValueError(f"input must have at least one step, got shape {tuple(input.shape)}")
+
+    def _checked_resets(self, resets: Any, input: Tensor) -> Tensor:
+        """As the layers take them, (L, N)."""
+        if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
+            got = resets.dtype if isinstance(resets, Tensor) else type(resets).__name__
+            raise TypeError(f"resets must be a tensor of torch.bool, got {got}")
+        if resets.shape != input.shape[:-1]:
+            raise ValueError(
+                f"resets must have shape {tuple(input.shape[:-1])} like the input's steps, got "
+                f"{tuple(resets.shape)}"
+            )
+        if resets.dim() == 1:
+            return resets[:, None]
+        return resets.t() if self.batch_first else resets
 
     def _time_first(self, input: Tensor) -> Tensor:
         """(L, N, features) of a batched or unbatched input."""
@@ -265,7 +288,11 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         return packed._replace(data=data), after
 
     def _forward_padded(
-        self, x: Tensor, state: FastWeightsState | None, lengths: Tensor | None
+        self,
+        x: Tensor,
+        state: FastWeightsState | None,
+        lengths: Tensor | None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor, FastWeightsState]:
         after: list[LayerState] = []
         for k in range(self.num_layers):
@@ -274,8 +301,12 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
                 index = len(after)
                 start = None if state is None else state.layer(index)
                 backward = suffix.endswith("_reverse")
-                source = _reversed(x, lengths) if backward else x
-                output, last = self._run_layer(source, suffix, start, lengths)
+                source, forget = x, resets
+                if backward:
+                    source = _reversed(x, lengths)
+                    # What is forgotten between two steps, seen from the other side.
+                    forget = None if resets is None else resets.flip(0).roll(1, 0)
+                output, last = self._run_layer(source, suffix, start, lengths, forget)
                 outputs.append(_reversed(output, lengths) if backward else output)
                 after.append(last)
             x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]

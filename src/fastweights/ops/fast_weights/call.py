@@ -31,6 +31,7 @@ class Call(NamedTuple):
     state: LayerState | None
     options: Options
     lengths: Tensor | None
+    resets: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Call:
         """The same with every tensor replaced."""
@@ -79,7 +80,7 @@ _Part = tuple[str, Tensor, tuple[int, ...], torch.dtype | None]
 
 def _parts(call: Call) -> list[_Part]:
     """Every tensor: its name, itself, its shape and its dtype, None for that of the drive."""
-    drive, weights, decay, write_rate, state, options, lengths = call
+    drive, weights, decay, write_rate, state, options, lengths, resets = call
     source, inputs, bias = drive if isinstance(drive, Drive) else (drive, None, None)
     of_source, kind = ("drive", "H") if inputs is None else ("drive.input", "I")
     if not isinstance(source, Tensor):
@@ -107,6 +108,7 @@ def _parts(call: Call) -> list[_Part]:
         ("weights.norm_bias", weights.norm_bias, vector, None),
         ("weights.memory", weights.memory, square, None),
         ("lengths", lengths, samples, torch.int64),
+        ("resets", resets, (source.shape[0], batch), torch.bool),
     ]
     if isinstance(write_rate, Tensor):
         optional.append(("write_rate", write_rate, (), write_rate.dtype))

@@ -36,6 +36,7 @@ from fastweights.ops.threads import threads_for
 __all__ = ["Recurrence", "recurrence", "unsupported_reason"]
 
 _MEMORIES = ("hebbian", "static", "none")
+_WIDEST_INPUT = 512  # beyond so many features C does not stay near from one step to the next
 _ROWS, _MOST_GROUPS, _SLACK = 4, 16, 16  # as in native/
 
 
@@ -125,6 +126,8 @@ def recurrence(
     """As :func:`fastweights.ops.fast_weights.reference.chunked_form`, or without a ``chunk_size``
     :func:`fastweights.ops.fast_weights.reference.attention_form`; with ``resets`` as in
     :func:`fastweights.ops.fast_weights.reference.in_episodes`."""
+    if isinstance(drive, Drive) and drive.weight.shape[1] > _WIDEST_INPUT:
+        drive = drive.product()
     length, batch, width = drive.shape
     source, input_weight, input_bias = drive if isinstance(drive, Drive) else (drive, None, None)
     hebbian = options.memory == "hebbian"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor
@@ -115,6 +116,7 @@ def fast_weights(
     options: Options,
     *,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
     form: str = "auto",
     backend: str = "auto",
     chunk_size: int | None = None,
@@ -130,6 +132,8 @@ def fast_weights(
         state: h(t) and the memory to start from; None to start from nothing.
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
+        resets: which samples forget everything, h and the memory, before which step; bool, shape
+            (T, B). Resets after a sample's end do nothing.
         form: "attention", "matrix", "chunked", or "auto": on the CPU "chunked" for an exponential
             decay over more than H + 100 steps, or when more than 4·H or 2·H + 100 vectors are
             carried (with C·H for H in a sum of C exponentials); for a step-indexed one when there
@@ -166,8 +170,10 @@ def fast_weights(
         raise TypeError(f"chunk_size must be an integer or None, got {type(chunk_size).__name__}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    call, refused = checked(Call(drive, weights, decay, write_rate, state, options, lengths))
-    drive, weights, decay, write_rate, state, options, lengths = call
+    call, refused = checked(
+        Call(drive, weights, decay, write_rate, state, options, lengths, resets)
+    )
+    drive, weights, decay, write_rate, state, options, lengths, resets = call
     chosen_form = _choose_form(call, form, backend)
     if options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
@@ -184,18 +190,24 @@ def fast_weights(
     if name == "native":
         return cpu.recurrence(*call, chunk_size=None if chosen_form == "attention" else size)
     if name == "triton":
-        return triton_gpu.attention_form(multiplied(drive), *call[1:])
+        return triton_gpu.attention_form(multiplied(drive), *call[1:7])
     if state is None:
         state = LayerState.zeros(*drive.shape[1:], dtype=drive.dtype, device=drive.device)
+    forms: dict[str, Callable[..., tuple[Tensor, LayerState]]] = {
+        "attention": reference.attention_form,
+        "matrix": reference.matrix_form,
+        "chunked": functools.partial(reference.chunked_form, chunk_size=size),
+    }
+    run = forms[chosen_form]
     others = (weights, decay, write_rate, state, options, lengths)
-    if chosen_form == "attention":
-        return reference.attention_form(multiplied(drive), *others)
-    if chosen_form == "matrix":
-        return reference.matrix_form(multiplied(drive), *others)
-    return reference.chunked_form(multiplied(drive), *others, chunk_size=size)
+    if resets is None:
+        return run(multiplied(drive), *others)
+    return reference.in_episodes(run, multiplied(drive), *others, resets)
 
 
 def _why_not_triton(call: Call, form: str) -> str | None:
     if form != "attention":
         return f"it has the attention form, this call needs the {form} form"
+    if call.resets is not None:
+        return "resets are left to the reference"
     return triton_gpu.why_not(call.drive, call.state, call.options)
