@@ -182,15 +182,20 @@ def _stored(path: Path, root: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path.parent} holds no run (there is no {path.name} in it)")
     try:
         stored = {"device": "cpu", **read_json(path, root, limit=LIMIT)}
+    except TypeError:
+        raise ConfigError(f"{path} does not describe a run: expected an object") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    try:
         find(stored["experiment"]).presets[stored["preset"]]
         kinds = {"seeds": int, "config": dict, "device": str}
         for key, kind in kinds.items():
             if type(stored[key]) is not kind:
                 raise TypeError(f"{key} = {stored[key]!r}")
+    except ConfigError as error:
+        raise ConfigError(f"{path} does not describe a run: {error}") from None
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} does not describe a run: {error} is wrong") from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     return stored
 
 
