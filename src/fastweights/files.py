@@ -237,7 +237,8 @@ def write_json(
             is no object becomes the entry ``content`` of one.
     """
     if checksum:
-        whole = content if isinstance(content, dict) else {_WRAPPED: content}
+        plain = isinstance(content, dict) and list(content) != [_WRAPPED]
+        whole = content if plain else {_WRAPPED: content}
         content = {**whole, "checksum": checksum_of(whole)}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Text in JSON holds no line ends as such, so this finds lists only.

@@ -75,7 +75,7 @@ class Plan:
             )
         units = self.experiment.units(self.config, self.seeds)
         for unit in units:
-            if Path(unit.name).name != unit.name or "\0" in unit.name:
+            if unit.name in ("", "..") or Path(unit.name).name != unit.name or "\0" in unit.name:
                 raise ConfigError(f"{unit.name!r} cannot be the name of a folder")
         return units
 
