@@ -17,6 +17,7 @@ from fastweights.__main__ import main
 from fastweights.experiments import runner
 from fastweights.experiments.sweep import load_sweep, runs_in
 from fastweights.files import read_json, write_json
+from fastweights.report import html
 from fastweights.training.config import ConfigError
 
 SETTINGS = [
@@ -86,6 +87,7 @@ def _here() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "run_all", run_all)
+        patch.setattr(html, "_as_data", lambda _: "data:,")  # figures take long
         yield
     torch.set_num_threads(threads)
 
