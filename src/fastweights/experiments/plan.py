@@ -75,7 +75,7 @@ class Plan:
             )
         units = self.experiment.units(self.config, self.seeds)
         for unit in units:
-            if Path(unit.name).name != unit.name or "\0" in unit.name:
+            if unit.name in ("", "..") or Path(unit.name).name != unit.name or "\0" in unit.name:
                 raise ConfigError(f"{unit.name!r} cannot be the name of a folder")
         return units
 
@@ -182,15 +182,20 @@ def _stored(path: Path, root: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path.parent} holds no run (there is no {path.name} in it)")
     try:
         stored = {"device": "cpu", **read_json(path, root, limit=LIMIT)}
+    except TypeError:
+        raise ConfigError(f"{path} does not describe a run: expected an object") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    try:
         find(stored["experiment"]).presets[stored["preset"]]
         kinds = {"seeds": int, "config": dict, "device": str}
         for key, kind in kinds.items():
             if type(stored[key]) is not kind:
                 raise TypeError(f"{key} = {stored[key]!r}")
+    except ConfigError as error:
+        raise ConfigError(f"{path} does not describe a run: {error}") from None
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} does not describe a run: {error} is wrong") from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     return stored
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import jinja2
 import matplotlib
-from matplotlib.figure import Figure
 
 from fastweights.files import printable, write_atomically
-from fastweights.report.section import Section
+from fastweights.report.section import Picture, Section
+from fastweights.training.config import ConfigError
 
 __all__ = ["Chapter", "write_figures", "write_report"]
 
@@ -44,7 +44,11 @@ class Chapter:
 
 
 def write_report(path: Path, chapters: Sequence[Chapter]) -> None:
-    """Write the page: it needs no network, and no script to be read."""
+    """Write the page: it needs no network, and no script to be read.
+
+    Raises:
+        ConfigError: a figure cannot be drawn from the numbers in the results.
+    """
     template = resources.files("fastweights.report").joinpath("templates/report.html")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -55,15 +59,29 @@ def write_report(path: Path, chapters: Sequence[Chapter]) -> None:
 
 
 def write_figures(folder: Path, section: Section) -> None:
-    """Write every figure of a section as ``NAME.png``."""
+    """Write every figure of a section as ``NAME.png``.
+
+    Raises:
+        ConfigError: as :func:`write_report`.
+    """
     for picture in section.pictures:
-        buffer = io.BytesIO()
-        picture.figure.savefig(buffer, format="png", dpi=144)
-        write_atomically(folder / f"{picture.name}.png", buffer.getvalue())
+        write_atomically(folder / f"{picture.name}.png", _drawn(picture, format="png", dpi=144))
 
 
-def _as_data(figure: Figure) -> str:
-    buffer = io.BytesIO()
+def _as_data(picture: Picture) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "fastweights"}):  # the same bytes every time
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+        content = _drawn(picture, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+
+
+def _drawn(picture: Picture, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        picture.figure.savefig(buffer, **options)
+    except Exception as error:  # whatever numbers, or text in their place, lead to
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"the figure {picture.name!r} cannot be drawn from what a result.json or "
+            f"metrics.jsonl of its run holds: {reason}"
+        ) from error
+    return buffer.getvalue()

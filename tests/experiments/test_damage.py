@@ -1,0 +1,315 @@
+"""Damaged and altered files: a message that names the file, or the same numbers; nothing else.
+
+Every file of a run's folder is cut, has a byte changed, or holds JSON of another type, and then
+the run is reported, gone on with, or used to make text.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastweights import cli
+from fastweights.__main__ import main
+from fastweights.experiments import runner
+from fastweights.experiments.language_study.generation import best_network, load_network
+from fastweights.experiments.plan import results_of
+from fastweights.experiments.runner import run_units
+from fastweights.experiments.sweep import load_sweep
+from fastweights.files import read_json
+from fastweights.training import loop
+from fastweights.training.config import ConfigError
+
+TINY = [
+    "arms=lstm",
+    "hidden_sizes=2",
+    "head_size=2",
+    "num_pairs=1",
+    "train_size=16",
+    "validation_size=4",
+    "test_size=4",
+    "batch_size=4",
+    "updates=4",
+    "evaluate_every=1",
+]
+TEXT = [
+    "arms=lstm-parameters",
+    "hidden_size=4",
+    "num_layers=1",
+    "embedding_size=3",
+    "streams=2",
+    "segment=4",
+    "updates=2",
+    "evaluate_every=1",
+]
+VALUES = [
+    "$x^{$",
+    None,
+    True,
+    0,
+    -1,
+    10**30,
+    0.5,
+    1e308,
+    "",
+    "x\x1b]0;y\x07",
+    [],
+    [1],
+    {},
+    {"a": [None]},
+]
+DESCRIPTION = "experiment.json"
+
+
+def call(*words: str | Path) -> int:
+    """The command, in this process; its exit code."""
+    before = sys.argv
+    sys.argv = ["fastweights", *map(str, words)]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def settings(values: list[str]) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing handles it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _here() -> Iterator[None]:
+    """Runs take place in this process, one after another, on one thread as in a worker."""
+
+    def run_all(work: Callable[[str], None], names: list[str], **_: Any) -> dict[str, str]:
+        failures = {}
+        for name in names:
+            try:
+                work(name)
+            except Exception as error:
+                failures[name] = f"{type(error).__name__}: {error}"
+        return failures
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "run_all", run_all)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert call("run", "retrieval", "--seeds", "1", "--out", folder, *settings(TINY)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed after the second of four checkpoints."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    saved, save = [], loop.save_checkpoint
+
+    def kill(*args: Any) -> None:
+        save(*args)
+        saved.append(args)
+        if len(saved) == 2:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", kill)
+        with pytest.raises(Killed):
+            call("run", "retrieval", "--seeds", "1", "--out", folder, *settings(TINY))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def failed(killed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("failed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", lambda *_: 1 / 0)
+        assert call("run", "retrieval", "--seeds", "1", "--out", folder, *settings(TINY)) == 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("language")
+    text = folder / "text.txt"
+    text.write_text("Now is the winter of our discontent\nmade glorious summer. " * 3)
+    words = ["--seeds", "1", "--out", str(folder / "run"), *settings([f"text={text}", *TEXT])]
+    assert call("run", "language", *words) == 0
+    return folder / "run"
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """A file of the run, or of its only unit."""
+    return folder / name if name == DESCRIPTION else next(folder.glob("units/*")) / name
+
+
+def damages(content: bytes, count: int) -> Iterator[bytes]:
+    """Cut anywhere, and with any bit of any byte changed: all of them, or ``count`` of each."""
+    places = range(len(content))
+    draws = random.Random(8)
+    some = draws.sample(places, min(count, len(content)))
+    for place in {0, 1, len(content) - 1, *some}:
+        yield content[:place]
+    for place in {0, len(content) - 1, *draws.sample(places, min(count, len(content)))}:
+        flipped = content[place] ^ (1 << draws.randrange(8))
+        yield content[:place] + bytes([flipped]) + content[place + 1 :]
+    yield content + b"x"
+    yield b"\0" * len(content)
+
+
+def reported(folder: Path) -> tuple[Any, ...]:
+    """All that a report of the folder is made from."""
+    plan = load_sweep(folder).base
+    results = results_of(plan)
+    environments, damaged = cli._environments(plan)
+    told = [*damaged, *(r.failure for r in results if r.failure)]
+    values = [r.values for r in results], [list(r.curve) for r in results]
+    return plan.config, plan.seeds, values, environments, told
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("finished", DESCRIPTION),
+        ("finished", "result.json"),
+        ("finished", "environment.json"),
+        ("failed", "failure.json"),
+        ("killed", "metrics.jsonl"),
+        ("killed", "checkpoint.safetensors"),
+    ],
+)
+def test_a_report_of_a_damaged_file(
+    state: str, name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(request.getfixturevalue(state), folder)
+    path = file_in(folder, name)
+    content, expected = path.read_bytes(), reported(folder)
+    for damaged in damages(content, 40):
+        path.write_bytes(damaged)
+        try:
+            found = reported(folder)
+            told = str(found[-1])
+        except ConfigError as error:
+            found, told = (), str(error)
+        assert found == expected or str(path) in told, damaged
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("finished", "result.json"),
+        ("killed", "metrics.jsonl"),
+        ("killed", "checkpoint.safetensors"),
+        ("killed", "config.json"),
+        ("killed", "environment.json"),
+    ],
+)
+def test_going_on_from_a_damaged_file(
+    state: str, name: str, finished: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(request.getfixturevalue(state), folder)
+    plan = load_sweep(folder).base
+    (expected,) = results_of(load_sweep(finished).base)
+    assert expected.values is not None
+    home = plan.unit_folder(plan.units[0])
+    whole = {p.name: p.read_bytes() for p in home.iterdir()}
+    for damaged in damages(whole[name], 2 if name in ("config.json", "environment.json") else 12):
+        for file, content in {**whole, name: damaged}.items():
+            (home / file).write_bytes(content)
+        (home / "result.json").unlink(missing_ok=name != "result.json" and state == "killed")
+        if name == "result.json":
+            (home / name).write_bytes(damaged)
+        run_units([home], folder=folder, workers=1, tensorboard=False, tick=lambda _: None)
+        (found,) = results_of(plan)
+        if found.values is None:
+            assert str(home / name) in (found.failure or ""), damaged
+        else:
+            assert {**found.values, "seconds": 0} == {**expected.values, "seconds": 0}, damaged
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint.safetensors"])
+def test_text_from_a_damaged_network(name: str, language: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(language, folder)
+    path = file_in(folder, name)
+    whole = path.read_bytes()
+
+    def network() -> tuple[list[Any], str]:
+        model, alphabet = load_network(best_network(folder))
+        return [p.tolist() for p in model.parameters()], alphabet.characters
+
+    expected = network()
+    for damaged in damages(whole, 40):
+        path.write_bytes(damaged)
+        try:
+            found, told = network(), ""
+        except ConfigError as error:
+            found, told = ([], ""), str(error)
+        assert found == expected or str(path.parent) in told, damaged
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("finished", DESCRIPTION),
+        ("finished", "environment.json"),
+        ("failed", "failure.json"),
+        ("killed", "metrics.jsonl"),
+        ("finished", "result.json"),
+    ],
+)
+def test_json_of_another_type(
+    state: str,
+    name: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a file of an earlier version may be, which has no checksum."""
+    folder = tmp_path / "run"
+    shutil.copytree(request.getfixturevalue(state), folder)
+    path = file_in(folder, name)
+    if name == "metrics.jsonl":
+        (path.parent / "checkpoint.safetensors").unlink()
+        whole = json.loads(path.read_text().splitlines()[0])
+        del whole["checksum"]
+    else:
+        whole = read_json(path)
+    contents = [*VALUES, *({**whole, key: value} for key in whole for value in VALUES)]
+    if name == DESCRIPTION:
+        config = whole["config"]
+        contents += [
+            {**whole, "config": {**config, key: random.Random(key).choice(VALUES)}}
+            for key in config
+        ]
+    else:  # a figure is drawn for each
+        contents = random.Random(3).sample(contents, 10)
+    for content in contents:
+        path.write_text(json.dumps(content) + "\n")
+        code = call("report", folder, "-o", tmp_path / "page.html")
+        told = capsys.readouterr()
+        assert code in (0, 1, 2), content
+        assert "\x1b]" not in told.out + told.err
+        reasons = (str(folder), "did not finish", "cannot be drawn")
+        assert code == 0 or any(reason in told.err for reason in reasons), content
+        assert "Traceback" not in told.err
