@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -377,3 +379,20 @@ def test_what_a_new_process_prints(capsys: pytest.CaptureFixture[str]) -> None:
     names = {"import_torch", "import_fastweights", "first_call", "next_call", "peak_bytes"}
     assert found.keys() == names
     assert found["peak_bytes"] is None or found["peak_bytes"] >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SOURCE.exists() or shutil.which("bash") is None, reason="needs bash")
+def test_the_script_for_a_gpu_runs_as_far_as_it_can_without_one(tmp_path: Path) -> None:
+    script = SOURCE.parents[1] / ".ci" / "gpu"
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    subprocess.run(
+        ["bash", str(script), str(tmp_path)],
+        env={**os.environ, "DEVICE": "cpu", "PATH": path},
+        check=True,
+        capture_output=True,
+    )
+    (row,) = json.loads((tmp_path / "bench-gpu.json").read_text())["rows"]
+    assert "milliseconds" in row["training"]["peers"]["lstm"]
+    assert "nn.LSTM" in (tmp_path / "profile.txt").read_text()
+    assert (tmp_path / "trace.json").stat().st_size > 0
