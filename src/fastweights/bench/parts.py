@@ -23,13 +23,15 @@ def bytes_moved(case: Case) -> int:
 
     Per step and sample: x twice (its product, and the gradient of C), and of vectors of H numbers
     the output once and once more for the state, its gradient once, and the two kept ones twice
-    each.
+    each. With a state also its matrix: read forward and backward, and written for the next step.
 
     Example:
         >>> bytes_moved(Case(1, 1, 100)) == 4 * (2 * 37 + 7 * 100)
         True
+        >>> bytes_moved(Case(1, 1, 8, state=True)) - bytes_moved(Case(1, 1, 8)) == 4 * 3 * 8 * 8
+        True
     """
-    numbers = 2 * INPUTS + 7 * case.width
+    numbers = 2 * INPUTS + 7 * case.width + 3 * case.width**2 * case.state
     return 4 * case.batch * case.length * numbers
 
 
