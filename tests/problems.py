@@ -35,7 +35,7 @@ __all__ = [
     "solve",
 ]
 
-KERNELS = ["numba"]  # the fused backends of the CPU
+KERNELS = ["native"]  # the fused backends of the CPU
 
 _DECAYS: dict[str, Callable[[], Decay]] = {
     "exponential": lambda: Exponential(0.9),
