@@ -76,7 +76,7 @@ def sweep_retrieval(folder: Path) -> list[str]:
 
 
 def small_sweep(folder: Path) -> list[str]:
-    settings = [*SMALL, "arms=lstm", "updates=300"]
+    settings = [*SMALL, "arms=lstm", "updates=200"]
     return command("sweep", "retrieval", folder, settings, "--grid", "warmup=0,10")
 
 
