@@ -88,9 +88,7 @@ class Started:
 
     def workers(self) -> list[int]:
         """The processes that do its runs."""
-        return [
-            pid for pid in processes(self.log) if is_worker(pid) and pid != self.process.pid
-        ]
+        return [pid for pid in processes(self.log) if is_worker(pid) and pid != self.process.pid]
 
 
 def processes(log: Path) -> list[int]:

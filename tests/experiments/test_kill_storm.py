@@ -63,7 +63,7 @@ def run_retrieval(folder: Path) -> list[str]:
 
 
 def run_language(folder: Path) -> list[str]:
-    text = folder.parent / "text.txt"
+    text = folder.parents[1] / "text.txt"  # the same for both
     draw = random.Random(61)
     text.write_text("".join(draw.choices("abcde fgh\n", k=6_000)))
     settings = [setting.format(text=text) for setting in LANGUAGE]
