@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = ["main"]
 
@@ -21,9 +25,10 @@ def main() -> None:
         )
         raise SystemExit(2)
     try:
-        from fastweights.cli import app
-        from fastweights.files import printable
-        from fastweights.training.config import ConfigError
+        with _ctrl_c_ends_at_once():
+            from fastweights.cli import app
+            from fastweights.files import printable
+            from fastweights.training.config import ConfigError
 
         try:
             app(prog_name="fastweights")
@@ -35,6 +40,21 @@ def main() -> None:
             raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _ctrl_c_ends_at_once() -> Iterator[None]:
+    """While modules are imported nothing can be lost, and some would keep the interrupt back."""
+    handler = signal.getsignal(signal.SIGINT)
+    here = threading.current_thread() is threading.main_thread()
+    if not here or handler is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import importlib.util
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import torch
@@ -28,7 +30,7 @@ from fastweights.experiments.language_study.generation import (
     load_network,
     stream_text,
 )
-from fastweights.experiments.plan import Plan, results_of
+from fastweights.experiments.plan import NOT_FINISHED, Plan, results_of
 from fastweights.experiments.registry import EXPERIMENTS, find
 from fastweights.experiments.runner import run_units
 from fastweights.experiments.sweep import (
@@ -137,8 +139,7 @@ def run(
     """Run an experiment, and end with a table and a report."""
     folder = out_folder or Path("runs") / f"{name}-{preset}"
     plan = _plan(name, preset, seeds, folder, device, resume, tensorboard, overrides)
-    prepare_sweep(Sweep(plan), resume=resume)
-    _carry_out(Sweep(plan), plan.command(), workers, tensorboard)
+    _carry_out(Sweep(plan), plan.command(), workers, tensorboard, resume)
 
 
 @app.command()
@@ -181,8 +182,7 @@ def sweep(
         execute = functools.partial(ray_pool.run_all, attempts=attempts, address=ray, folder=folder)
     plan = _plan(name, preset, seeds, folder, device, resume, tensorboard, overrides)
     whole = Sweep(plan, read_grid(grid or []))
-    prepare_sweep(whole, resume=resume)
-    _carry_out(whole, whole.command(), workers, tensorboard, words, execute)
+    _carry_out(whole, whole.command(), workers, tensorboard, resume, words, execute)
 
 
 def _plan(
@@ -213,20 +213,23 @@ def _carry_out(
     command: str,
     workers: int | None,
     tensorboard: bool,
+    resume: bool,
     more: Sequence[str] = (),
     execute: pool.Execute | None = None,
 ) -> None:
     """Do what is left to do, show what came out, and exit with 1 if a run failed."""
     folder = whole.base.folder
-    homes = {name: Path(name) for name in whole.runs}
     words = ["--out", str(folder), *more, "--resume"]
     if workers is not None:
         words += ["--workers", str(workers)]
     elif whole.base.device.startswith("cuda"):
         workers = 1
+    command = f"{command} {shlex.join(words)}" + " --tensorboard" * tensorboard
     try:
+        prepare_sweep(whole, resume=resume)
+        homes = {name: Path(name) for name in whole.runs}
         with Display(list(whole.runs.values()), homes) as display:
-            run_units(
+            failures = run_units(
                 list(homes.values()),
                 folder=folder,
                 workers=workers,
@@ -234,16 +237,27 @@ def _carry_out(
                 tick=display.tick,
                 execute=execute,
             )
+        chapters = _chapters(whole, failures)
+        path = folder / "report.html"
+        try:
+            write_report(path, chapters)
+        finally:  # the numbers are shown even if there is no room for the page
+            _show(chapters[0].section)
+            failed = _list_failures(chapters[:1])
+        out.print(f"\nReport: {path}", soft_wrap=True)
     except KeyboardInterrupt:
-        command = f"{command} {shlex.join(words)}" + " --tensorboard" * tensorboard
         err.print(f"Stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         raise typer.Exit(130) from None
-    chapters = _chapters(whole)
-    _show(chapters[0].section)
-    path = folder / "report.html"
-    write_report(path, chapters)
-    out.print(f"\nReport: {path}", soft_wrap=True)
-    _exit_if_failed(chapters[:1])
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read what we print has had enough
+            raise
+        err.print(f"Error: {error}", soft_wrap=True)
+        failed = True
+    if failed:
+        err.print(
+            f"What was finished is kept. Mended, it goes on with:\n  {command}", soft_wrap=True
+        )
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -269,7 +283,8 @@ def report(
         wholes.append(found[0])
     write_report(output, chapters)
     out.print(f"Report: {output}", soft_wrap=True)
-    _exit_if_failed(wholes)
+    if _list_failures(wholes):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -437,9 +452,14 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device {device!r} is not there: torch sees no CUDA device")
 
 
-def _chapters(whole: Sweep) -> list[Chapter]:
-    """One for each cell; before them, if there is a grid, one for the whole."""
-    chapters = [_chapter(cell) for cell in whole.cells]
+def _chapters(whole: Sweep, failures: Mapping[str, str] = MappingProxyType({})) -> list[Chapter]:
+    """One for each cell; before them, if there is a grid, one for the whole.
+
+    Args:
+        whole: what to show.
+        failures: why runs failed just now, by folder: their own may have had no room to say so.
+    """
+    chapters = [_chapter(cell, failures) for cell in whole.cells]
     if not whole.grid:
         return chapters
     environments = [e for chapter in chapters for e in chapter.environments]
@@ -461,10 +481,16 @@ def _chapters(whole: Sweep) -> list[Chapter]:
     ]
 
 
-def _chapter(cell: Cell) -> Chapter:
+def _chapter(cell: Cell, failures: Mapping[str, str]) -> Chapter:
     plan = cell.plan
     environments, damaged = _environments(plan)
-    section, results = _section(plan, results_of(plan))
+    found = []
+    for result in results_of(plan):
+        reason = failures.get(str(plan.unit_folder(result.unit).absolute()))
+        if result.failure == NOT_FINISHED and reason is not None:
+            result = dataclasses.replace(result, failure=printable(reason))
+        found.append(result)
+    section, results = _section(plan, found)
     return Chapter(
         name=cell.name or plan.folder.name or plan.experiment.name,
         section=section,
@@ -565,7 +591,8 @@ def _compact(title: str) -> RichTable:
     return RichTable(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
-def _exit_if_failed(chapters: Sequence[Chapter]) -> None:
+def _list_failures(chapters: Sequence[Chapter]) -> bool:
+    """Show what failed; whether anything did."""
     failures = [item for chapter in chapters for item in chapter.failures.items()]
     damaged = [text for chapter in chapters for text in chapter.damaged]
     if failures:
@@ -574,5 +601,4 @@ def _exit_if_failed(chapters: Sequence[Chapter]) -> None:
             err.print(f"  {name}: {reason}", soft_wrap=True)
     for text in damaged:
         err.print(text, soft_wrap=True)
-    if failures or damaged:
-        raise typer.Exit(1)
+    return bool(failures or damaged)

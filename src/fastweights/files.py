@@ -143,7 +143,7 @@ def append(path: Path, content: bytes, root: Path | None = None) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FILE
     with _inside(path, root) as (folder, name):
         descriptor = _open(path, name, flags, folder)
-    with os.fdopen(descriptor, "ab") as file:
+    with _naming(path), os.fdopen(descriptor, "ab") as file:
         _check_regular(path, descriptor)
         file.write(content)
         file.flush()
@@ -167,11 +167,11 @@ def write_atomically(path: Path, content: bytes, root: Path | None = None) -> No
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE
         descriptor = _open(path.with_name(temporary), place, flags, folder)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
             with _naming(path):
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(descriptor)
                 os.replace(place, name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             with suppress(FileNotFoundError):
@@ -197,10 +197,13 @@ def remove_temporaries(folder: Path, root: Path | None = None) -> None:
 
 
 @contextmanager
-def lock(path: Path, root: Path | None = None, *, wait: bool) -> Iterator[None]:
+def lock(path: Path, root: Path | None = None, *, wait: bool) -> Iterator[int]:
     """Hold a file; the system lets go of it when this process ends, however it ends.
 
     The file is made if need be, and never written to.
+
+    Yields:
+        Its descriptor.
 
     Raises:
         BlockingIOError: another process holds it, and we do not wait.
@@ -212,7 +215,7 @@ def lock(path: Path, root: Path | None = None, *, wait: bool) -> Iterator[None]:
         _check_regular(path, descriptor)
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

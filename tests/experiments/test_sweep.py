@@ -66,7 +66,7 @@ def test_without_a_grid_it_is_the_run_itself(tmp_path: Path) -> None:
     assert cell.plan == sweep.base
     assert [unit.label for unit in sweep.runs.values()] == [u.label for u in sweep.base.units]
     prepare_sweep(sweep, resume=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["experiment.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "experiment.json"]
     assert load_sweep(tmp_path) == sweep
 
 

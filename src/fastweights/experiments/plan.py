@@ -18,10 +18,13 @@ from fastweights.training.config import ConfigError, as_dict, differences, from_
 from fastweights.training.loop import read_validations
 
 __all__ = [
+    "NOT_FINISHED",
     "RUN",
+    "SWEEP",
     "Plan",
     "as_text",
     "check",
+    "check_free",
     "describe",
     "load_plan",
     "read_plan",
@@ -31,6 +34,8 @@ __all__ = [
 ]
 
 RUN = "experiment.json"  # what a folder holds a run of
+SWEEP = "sweep.json"  # what a folder holds a sweep of
+NOT_FINISHED = "not finished"  # what there is to say of a run that says nothing itself
 LIMIT = 2**18  # bytes of a description
 MAX_UNITS = 100_000  # runs of a plan
 
@@ -158,11 +163,30 @@ def settle(path: Path, now: dict[str, Any], *, resume: bool, root: Path | None =
                 f"{folder} holds {stored['seeds']} seeds; --resume may add seeds, not drop "
                 f"them, got --seeds {now['seeds']}"
             )
-    elif folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder; choose another with --out")
-    elif folder.exists() and any(not is_temporary(p) for p in folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty and holds no run; choose another with --out")
+    else:
+        check_free(folder)
     write_json(path, now, root, checksum=True)
+
+
+def check_free(folder: Path) -> None:
+    """See that a folder can take a new run or sweep: it is not there, or nothing is in it.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; choose another with --out")
+    found = {path.name for path in folder.iterdir() if not is_temporary(path)}
+    for name, kind in ((SWEEP, "sweep"), (RUN, "run")):
+        if name in found:
+            raise ConfigError(
+                f"{folder} holds a {kind}: go on with it by fastweights {kind} … --resume, or "
+                "choose another folder with --out"
+            )
+    if found - {".lock"}:  # a process killed at its very first step leaves that
+        raise ConfigError(f"{folder} is not empty and holds no run; choose another with --out")
 
 
 def _has(path: Path, root: Path | None) -> bool:
@@ -250,7 +274,7 @@ def results_of(plan: Plan) -> list[Result]:
 
 def _result_of(plan: Plan, unit: Unit) -> Result:
     home, root = plan.unit_folder(unit), plan.root or plan.folder
-    failure, reason = home / "failure.json", "not finished"
+    failure, reason = home / "failure.json", NOT_FINISHED
     try:
         if is_there(home / "result.json", root):
             return Result(unit, read_result(home, root))
@@ -260,5 +284,7 @@ def _result_of(plan: Plan, unit: Unit) -> Result:
                 raise ValueError(f"{failure} does not say why the run failed")
             reason = described["reason"]
         return Result(unit, None, reason, read_validations(home))
+    except FileNotFoundError:  # it failed before, and is being done again just now
+        return Result(unit, None, NOT_FINISHED)
     except ValueError as error:
         return Result(unit, None, str(error))

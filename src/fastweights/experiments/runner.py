@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fastweights.experiments.base import Unit
 from fastweights.experiments.plan import RUN, Plan, read_plan, read_result
@@ -25,7 +28,7 @@ from fastweights.training.config import ConfigError, as_dict
 from fastweights.training.environment import environment
 from fastweights.training.pool import Execute, run_all
 
-__all__ = ["run_units"]
+__all__ = ["locked", "run_units"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ def run_units(
     tensorboard: bool,
     tick: Callable[[Sequence[str]], None],
     execute: Execute | None = None,
-) -> None:
+) -> dict[str, str]:
     """Do every unit that has no result yet, or a damaged one.
 
     Args:
@@ -49,13 +52,22 @@ def run_units(
         tick: called now and then with the folders, absolute, of the units that are running.
         execute: how to do many; on processes of this machine if it is not given.
 
+    Returns:
+        Why a unit failed the last time it was tried, for those that did, by folder.
+
     Raises:
         ConfigError: another process is at work in the folder, or a folder in it leads elsewhere,
             and nothing has been run.
+        OSError: the folder cannot be written, or is no longer there.
     """
     # A worker need not start in our directory.
     homes, root = [home.absolute() for home in homes], folder.absolute()
-    with _locked(folder / ".lock", folder, wait=False):
+    with locked(folder / ".lock", folder, wait=False) as held:
+
+        def watch(running: Sequence[str]) -> None:
+            _check_still_there(root, held)
+            tick(running)
+
         todo = []
         try:
             for place in {root, *(home.parent.parent for home in homes)}:
@@ -67,12 +79,26 @@ def run_units(
         except ValueError as error:
             raise ConfigError(str(error)) from None
         work = functools.partial(_run_unit, root=str(root), tensorboard=tensorboard)
-        failures = (execute or run_all)(work, todo, workers=workers, tick=tick)
+        failures = (execute or run_all)(work, todo, workers=workers, tick=watch)
         for name, reason in failures.items():
             path = Path(name) / "failure.json"
             with suppress(OSError, ValueError):  # a full disk, a link: it counts as not finished
                 if not is_there(path, root):
                     write_json(path, {"reason": printable(reason)}, root, checksum=True)
+        return failures
+
+
+def _check_still_there(folder: Path, held: int) -> None:
+    """See that nobody took the folder away under us, and made another perhaps.
+
+    Raises:
+        FileNotFoundError: somebody did.
+    """
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(held), os.stat(folder / ".lock")):
+            return
+    told = "the folder was removed, moved or replaced while it was in use"
+    raise FileNotFoundError(errno.ENOENT, told, str(folder))
 
 
 def _is_done(home: Path, root: Path) -> bool:
@@ -90,20 +116,20 @@ def _is_done(home: Path, root: Path) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, root: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a file.
+def locked(path: Path, root: Path, *, wait: bool) -> Iterator[int]:
+    """Hold a file; its descriptor.
 
     Raises:
         ConfigError: another process holds it, and we do not wait; or it is a link or no file.
     """
     with ExitStack() as held:
         try:
-            held.enter_context(lock(path, root, wait=wait))
+            descriptor = held.enter_context(lock(path, root, wait=wait))
         except BlockingIOError:
             raise ConfigError(f"{path.parent} is in use: another process runs it") from None
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        yield
+        yield descriptor
 
 
 def _run_unit(folder: str, *, root: str, tensorboard: bool) -> None:
@@ -117,7 +143,7 @@ def _run_unit(folder: str, *, root: str, tensorboard: bool) -> None:
     plan = _plan_in(described, top, described.stat().st_mtime_ns)
     unit = next(u for u in plan.units if u.name == home.name)
     make_folder(home, top)
-    with _locked(home / ".lock", top, wait=True):
+    with locked(home / ".lock", top, wait=True):
         if not is_there(home / "result.json", top):
             _run_alone(plan, unit, home, tensorboard=tensorboard)
 
@@ -148,9 +174,16 @@ def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None
         reason = f"{type(error).__name__}: {error}"
         failure = {"reason": printable(reason), "traceback": printable(traceback.format_exc())}
         with suppress(OSError):  # a full disk must not hide the reason
-            write_json(home / "failure.json", failure, checksum=True)
+            _conclude(home / "failure.json", failure)
         raise
     finally:
         if writer is not None:
             writer.close()
-    write_json(home / "result.json", result, checksum=True)
+    _conclude(home / "result.json", result)
+
+
+def _conclude(path: Path, content: Any) -> None:
+    """Write how a unit ended; if its folder was taken away meanwhile, it does not come back."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed meanwhile", str(path.parent))
+    write_json(path, content, checksum=True)

@@ -19,21 +19,22 @@ from fastweights.experiments.plan import (
     LIMIT,
     MAX_UNITS,
     RUN,
+    SWEEP,
     Plan,
     as_text,
     check,
+    check_free,
     describe,
     load_plan,
     read_plan,
     settle,
 )
+from fastweights.experiments.runner import locked
 from fastweights.files import is_there, read_json
 from fastweights.report.section import Section, Table
 from fastweights.training.config import ConfigError, with_overrides
 
 __all__ = ["Cell", "Sweep", "load_sweep", "prepare_sweep", "read_grid", "runs_in", "seeds_in"]
-
-SWEEP = "sweep.json"  # what a folder holds a sweep of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,17 +183,23 @@ def prepare_sweep(sweep: Sweep, *, resume: bool) -> None:
 
     Raises:
         ConfigError: a cell is impossible or a file that it reads is missing, and nothing has been
-            written; or a folder holds something else, or this and ``resume`` is off. A run that
-            goes on may add seeds to those it was started with; all else must be the same.
+            written; or a folder holds something else, or this and ``resume`` is off, or another
+            process is at work in it. A run that goes on may add seeds to those it was started
+            with; all else must be the same.
     """
     for cell in sweep.cells:
         check(cell.plan)
-    if sweep.grid:
-        now = {**describe(sweep.base), "grid": sweep.grid}
-        settle(sweep.base.folder / SWEEP, now, resume=resume)
-    for cell in sweep.cells:
-        now = describe(cell.plan)
-        settle(cell.plan.folder / RUN, now, resume=resume, root=cell.plan.root)
+    folder = sweep.base.folder
+    if not _holds(folder):
+        check_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", folder, wait=False):
+        if sweep.grid:
+            now = {**describe(sweep.base), "grid": sweep.grid}
+            settle(folder / SWEEP, now, resume=resume)
+        for cell in sweep.cells:
+            now = describe(cell.plan)
+            settle(cell.plan.folder / RUN, now, resume=resume, root=cell.plan.root)
 
 
 def load_sweep(folder: Path) -> Sweep:
