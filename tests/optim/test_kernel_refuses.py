@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.autograd import forward_ad
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastweights.ops.slow_fast import cpu
@@ -335,7 +337,120 @@ def test_the_kernel_does_not_reach_beyond_the_memory_of_a_tensor() -> None:
     assert cpu.unsupported_reason([parts[:5]], slow=[parts[5:]]) is None
 
 
+def a_tensor_of_two() -> tuple[nn.Parameter, SlowFast]:
+    """A parameter that wraps two tensors, whose version does not count what is written to them."""
+    p = nn.Parameter(TwoTensor(torch.ones(3), torch.ones(3)))
+    optimizer = SlowFast(torch.optim.SGD([p], lr=0.1, momentum=0.9), **FAST)
+    for _ in range(3):
+        p.grad = TwoTensor(torch.ones(3), torch.ones(3))
+        optimizer.step()
+    p.grad = None
+    return p, optimizer
+
+
+@pytest.mark.parametrize("then", ["step", "relax", "clear", "slow_only", "state_dict"])
+def test_what_is_written_inside_of_a_tensor_is_not_undone(then: str) -> None:
+    p, optimizer = a_tensor_of_two()
+    fast = optimizer.fast_weights(p).a
+    with torch.no_grad():
+        p.a.fill_(9.0)
+        p.b.fill_(9.0)
+    if then == "slow_only":
+        with optimizer.slow_only():
+            torch.testing.assert_close(p.a.detach(), 9.0 - fast)
+    elif then == "relax":
+        optimizer.relax(0)
+    else:
+        getattr(optimizer, then)()
+    torch.testing.assert_close(optimizer.slow_weights(p).a, 9.0 - fast)
+
+
+def test_slow_weights_inside_of_a_tensor_stay_to_the_last_bit() -> None:
+    p, optimizer = a_tensor_of_two()
+    slow = optimizer.slow_weights(p).a
+    with optimizer.rehearsal():
+        for step in range(200):
+            p.grad = TwoTensor(*(torch.full((3,), 0.1 * (step % 7 - 3)) for _ in range(2)))
+            optimizer.step()
+    assert torch.equal(optimizer.slow_weights(p).a, slow)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_loading_no_fast_weights_into_a_tensor_of_two(written: bool) -> None:
+    p, optimizer = a_tensor_of_two()
+    slow = optimizer.slow_weights(p).a
+    if written:
+        with torch.no_grad():
+            p.a.fill_(9.0)
+            p.b.fill_(9.0)
+    optimizer.load_state_dict(torch.optim.SGD([p], lr=0.1, momentum=0.9).state_dict())
+    assert torch.equal(p.a, torch.full((3,), 9.0) if written else slow)
+    assert optimizer.fast_norm() == 0
+
+
+def adam_learner(backend: str) -> tuple[nn.Linear, SlowFast]:
+    model, _ = learner()
+    optimizer = SlowFast(torch.optim.AdamW(model.parameters(), lr=0.1), **FAST, backend=backend)
+    learn(model, optimizer, 1)
+    return model, optimizer
+
+
+def test_two_counts_of_steps_for_one_parameter_move_nothing() -> None:
+    model, optimizer = adam_learner("auto")
+    optimizer.slow_optimizer.state[model.bias]["step"] = torch.ones(2)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError):  # torch's own
+        optimizer.step()
+    assert all(map(torch.equal, before, model.parameters()))
+    assert optimizer.slow_optimizer.state[model.weight]["exp_avg"].isfinite().all()
+
+
+def test_a_count_of_steps_may_be_an_integer() -> None:
+    results = []
+    for backend in ("auto", "reference"):
+        model, optimizer = adam_learner(backend)
+        for state in optimizer.slow_optimizer.state.values():
+            state["step"] = torch.tensor(1)
+        learn(model, optimizer, 2)
+        results.append([*model.parameters(), *map(optimizer.fast_weights, model.parameters())])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+
+
 # -- transforms, compilers, modes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["auto", "foreach", "reference"])
+@pytest.mark.parametrize("change", [negated_gradient, negated_state], ids=lambda c: c.__name__)
+def test_a_compiled_step_refuses_what_compiled_code_may_misread(
+    change: Change, backend: str
+) -> None:
+    torch.compiler.reset()
+    model, optimizer = learner(backend)
+    learn(model, optimizer)
+    change(model, optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match=r"inside torch.compile with parameter 0.*resolve_neg"):
+        torch.compile(optimizer.step, backend="eager")()
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def graph_breaks(*shapes: tuple[int, ...]) -> int:
+    torch.compiler.reset()
+    counters.clear()
+    params = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = SlowFast(torch.optim.SGD(params, lr=0.1, momentum=0.9), **FAST)
+    step = torch.compile(optimizer.step, backend="eager")
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        step()
+    return sum(counters["graph_break"].values())
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_step_does_not_stop_at_every_parameter() -> None:
+    assert graph_breaks((3,), (3, 2), (1, 4, 2), (5,), (2, 2, 2, 2)) == graph_breaks((3,))
 
 
 def under_vmap(step: Callable[[], Any]) -> None:

@@ -47,8 +47,13 @@ def check_overlay(
 
 def whole_norm(tensor: Tensor) -> float:
     """The Euclidean norm of a tensor, and of all of it where this process holds a shard."""
-    norm: Any = torch.linalg.vector_norm(tensor)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    return float(_whole(torch.linalg.vector_norm(tensor)))
+
+
+def _whole(tensor: Any) -> Tensor:
+    """All of a tensor: where it is sharded, every process must ask, and gets the same."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
 
 
 class Watch:
@@ -57,6 +62,10 @@ class Watch:
     A parameter holds w = s + f, rounded, and s is stored. Were nothing done, the next step would
     undo a change made from outside, such as the loading of a model. And if others threw the stored
     s and f away, nobody would know any more which part of w is to fade.
+
+    A parameter that nobody wrote to is recognised by its version. A tensor around other tensors,
+    such as a ``DTensor``, has a version that does not count what is written to those, as by
+    `torch.distributed.checkpoint.load`: its values are compared every time.
     """
 
     def __init__(self) -> None:
@@ -79,8 +88,16 @@ class Watch:
         return self._overlays.get(parameter)
 
     def unchanged(self, parameter: Tensor) -> bool:
-        """Whether nobody wrote to the parameter since it was made to hold s + f."""
-        return self._seen.get(parameter) == _mark(parameter)
+        """Whether nobody wrote to the parameter since it was made to hold s + f.
+
+        Where it is sharded, the answer is about all of it, and every process must ask.
+        """
+        if self._seen.get(parameter) != _mark(parameter):
+            return False
+        overlay = self._overlays.get(parameter)
+        if overlay is None or _counts_writes(parameter):
+            return True
+        return bool(_whole(_same(parameter, _effective(overlay, parameter)).all()))
 
     def check_kept(self, parameter: Tensor, name: str) -> None:
         """Raise if the parameter, which has no overlay in ``optimizer.state``, still holds one."""
@@ -99,9 +116,9 @@ class Watch:
     def follow(self, parameter: Tensor, state: dict[str, Tensor], name: str) -> None:
         """Where the parameter does not hold s + f, make s such that it does: s ← w − f.
 
-        The values are compared only if the parameter was written to since `wrote`, and s stays
-        untouched to the last bit where they have not changed. An overlay goes with its parameter
-        to another dtype or device.
+        The values are compared only if the parameter was, or may have been, written to since
+        `wrote`, and s stays untouched to the last bit where they have not changed. An overlay goes
+        with its parameter to another dtype or device.
 
         Raises:
             RuntimeError: the overlay is not one of a parameter of this shape.
@@ -113,16 +130,15 @@ class Watch:
             for key in KEYS
             if state[key].dtype != parameter.dtype or state[key].device != parameter.device
         ]
-        if self._seen.get(parameter) == mark and not moved:
+        if self._seen.get(parameter) == mark and not moved and _counts_writes(parameter):
             self._overlays[parameter] = {key: state[key] for key in KEYS}
             return
         with torch.no_grad():
-            # Compared as it was rounded: model.double() changes no weight.
-            expected = (state["slow_weight"] + state["fast_weight"]).to(parameter)
+            expected = _effective(state, parameter)
             for key in moved:
                 state[key] = state[key].to(parameter)
             slow, fast = state["slow_weight"], state["fast_weight"]
-            same = (parameter == expected) | (parameter.isnan() & expected.isnan())
+            same = _same(parameter, expected)
             slow.copy_(torch.where(same, slow, parameter - fast))
         self._seen[parameter] = mark
         self._overlays[parameter] = {key: state[key] for key in KEYS}
@@ -138,6 +154,20 @@ class Watch:
 def _mark(parameter: Tensor) -> tuple[Any, ...]:
     """Changes with every change of a parameter that autograd can see, and with new memory."""
     return parameter._version, parameter.data_ptr(), parameter.dtype, parameter.stride()
+
+
+def _counts_writes(parameter: Tensor) -> bool:
+    """Whether the version of a parameter counts everything that can be written to it."""
+    return type(parameter) in (Tensor, torch.nn.Parameter)
+
+
+def _effective(overlay: dict[str, Tensor], parameter: Tensor) -> Tensor:
+    """s + f in the parameter's dtype, rounded as it was: model.double() changes no weight."""
+    return (overlay["slow_weight"] + overlay["fast_weight"]).to(parameter)
+
+
+def _same(a: Tensor, b: Tensor) -> Tensor:
+    return (a == b) | (a.isnan() & b.isnan())
 
 
 def _local(tensor: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from fastweights.ops.slow_fast import cpu
 from fastweights.optim._groups import check_group, describe
@@ -83,18 +84,30 @@ class Bucket:
         return bool(self.group.get("maximize", False))
 
 
+# torch.compile would stop at every question about a tensor, and compile anew for each shape.
+@_disable_dynamo  # as torch's own optimizers have it: torch.compiler.disable is slow to import
 def gather(
-    groups: list[dict[str, Any]], states: dict[Tensor, dict[str, Tensor]], watch: Watch
+    groups: list[dict[str, Any]],
+    states: dict[Tensor, dict[str, Tensor]],
+    watch: Watch,
+    *,
+    compiled: bool = False,
 ) -> list[Bucket]:
     """Sort the parameters that this step moves into buckets.
 
     A parameter with its first gradient gets its fast weights; one that others have changed gets
     the slow weights that go with it.
 
+    Args:
+        groups: the parameter groups.
+        states: the overlays, by parameter.
+        watch: knows what others have changed.
+        compiled: torch.compile makes the code that works on the buckets.
+
     Raises:
         RuntimeError: a parameter or its gradient is sparse or belongs to a transform of
-            torch.func, or a parameter's overlay was removed or is not one of its shape. Nothing
-            has been changed then.
+            torch.func; compiled code may misread one; or a parameter's overlay was removed or is
+            not one of its shape. Nothing has been changed then.
     """
     moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None, str]] = []
     for index, group in enumerate(groups):
@@ -110,6 +123,8 @@ def gather(
             _check_tensors(parameter, gradient, name)
             if state and has_overlay(state):
                 check_overlay(parameter, state, name, RuntimeError)
+            if compiled:
+                _check_compiled(parameter, gradient, state or {}, name)
             moved.append((index, group, parameter, gradient, name))
     buckets: dict[Any, Bucket] = {}
     for index, group, parameter, gradient, name in moved:
@@ -141,7 +156,7 @@ def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> Non
                 f"{tuple(parameter.shape)}) has one of layout {tensor.layout}; use sparse=False in "
                 "nn.Embedding, or train it with an optimizer of its own"
             )
-        if not torch.compiler.is_compiling() and _is_wrapped(tensor):
+        if _is_wrapped(tensor):
             raise RuntimeError(
                 f"SlowFast cannot step with a tensor of a transform of torch.func: {name} or its "
                 "gradient is one. Let the transform return gradients, and set them outside"
@@ -149,6 +164,19 @@ def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> Non
 
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def _check_compiled(
+    parameter: Tensor, gradient: Tensor | None, state: dict[str, Tensor], name: str
+) -> None:
+    """Raise where inductor's code would read the bits of a tensor as if they were its values."""
+    for tensor in (parameter, gradient, *state.values()):
+        if isinstance(tensor, Tensor) and (tensor.is_neg() or tensor.is_conj()):
+            raise RuntimeError(
+                f"SlowFast cannot step inside torch.compile with {name}: it, its gradient or its "
+                "state is negated or conjugated only when it is read, which compiled code may "
+                "overlook. Use .resolve_neg() and .resolve_conj(), or do not compile the step"
+            )
 
 
 def separate_step(
@@ -241,7 +269,11 @@ def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Buck
 
 def _is_complete(state: dict[str, Any]) -> bool:
     """Whether Adam knows what it needs of a parameter, or nothing yet."""
-    return not state or all(isinstance(state.get(n), Tensor) for n in ("step", *_ADAM))
+    if not state:
+        return True
+    step, *moments = (state.get(name) for name in ("step", *_ADAM))
+    counts = isinstance(step, Tensor) and step.numel() == 1 and step.is_floating_point()
+    return counts and all(isinstance(moment, Tensor) for moment in moments)
 
 
 def fused_step(

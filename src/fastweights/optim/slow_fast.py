@@ -235,8 +235,9 @@ class SlowFast(OverlayUses):
 
         Raises:
             RuntimeError: inside `slow_only`, ``torch.jit.trace`` or a transform of ``torch.func``;
-                a parameter or a gradient is sparse; or an overlay was removed from ``state`` or
-                does not go with its parameter. Nothing is changed.
+                a parameter or a gradient is sparse, or, where ``torch.compile`` compiles the step,
+                negated or conjugated only when it is read; or an overlay was removed from ``state``
+                or does not go with its parameter. Nothing is changed.
             ValueError: the backend cannot run this step; nothing is changed.
         """
         self._refuse_in_slow_only("step")
@@ -246,7 +247,8 @@ class SlowFast(OverlayUses):
             with torch.enable_grad():
                 loss = closure()
         self._complete_groups()
-        buckets = gather(self.param_groups, self.state, self._watch)
+        compiled = torch.compiler.is_compiling()
+        buckets = gather(self.param_groups, self.state, self._watch, compiled=compiled)
         backend = self._choose(buckets)
         ops = reference if backend == "reference" else foreach
         try:

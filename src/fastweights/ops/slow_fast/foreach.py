@@ -31,7 +31,8 @@ def unsupported_reason(*columns: Iterable[Tensor]) -> str | None:
         for tensor in column:
             if type(tensor) not in _PLAIN:
                 return f"a tensor is a {type(tensor).__name__}, which may lack operations on lists"
-            if tensor.is_neg() or tensor.is_conj():
+            # torch.compile would stop here at every tensor; SlowFast has asked before.
+            if not torch.compiler.is_compiling() and (tensor.is_neg() or tensor.is_conj()):
                 return "a tensor is negated or conjugated only when it is read"
     return None
 
