@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "choose_backend",
     "dispatch_is_traced",
     "forward_mode_is_on",
+    "has_lost_its_memory",
     "has_plain_memory",
     "has_tangent",
     "in_a_graph",
@@ -149,14 +151,16 @@ def in_a_graph(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         return True  # a compiler cannot look below, and must not lose a gradient
+    functorch = torch._C._functorch
     while not tensor.requires_grad:
         if torch.compiler.is_compiling():
             return False
-        if has_tangent(tensor):
+        batched = functorch.is_batchedtensor(tensor)  # has no tangent of its own
+        if not batched and has_tangent(tensor):
             return True
-        if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if not batched and not functorch.is_functorch_wrapped_tensor(tensor):
             return False
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = functorch.get_unwrapped(tensor)
     return True
 
 
@@ -176,7 +180,7 @@ def kernel_cannot_follow(tensors: Iterable[Tensor]) -> str | None:
     if torch._C._are_functorch_transforms_active():
         return "torch.func and vmap do not see into a kernel"
     if torch.compiler.is_compiling():
-        return "ONNX has no operator for a kernel" if torch.onnx.is_in_onnx_export() else None
+        return "ONNX has no operator for a kernel" if _exports_to_onnx() else None
     if torch._C._is_tracing():
         return "torch.jit.trace does not see into a kernel"
     if any(_counts_flops(mode) for mode in _get_current_dispatch_mode_stack()):
@@ -191,15 +195,30 @@ def kernel_cannot_follow(tensors: Iterable[Tensor]) -> str | None:
     return None
 
 
+def _exports_to_onnx() -> bool:
+    """As ``torch.onnx.is_in_onnx_export`` says it, which the compiler takes to be False."""
+    flags = sys.modules.get("torch.onnx._internal.exporter._flags")
+    return getattr(flags, "_is_onnx_exporting", False) or torch.onnx.is_in_onnx_export()
+
+
 def _is_wrapper(tensor: Tensor) -> bool:
     """Whether the tensor stands for another, of a transform that is at work or over."""
+    return _address(tensor) is None
+
+
+def has_lost_its_memory(tensor: Tensor) -> bool:
+    """Whether there should be numbers, but the storage was freed, as FSDP does between uses."""
+    return _address(tensor) == 0 and tensor.numel() > 0 and not tensor.is_meta
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Of a tensor of no other class; None where there can be none, 1 where nobody may ask."""
     if type(tensor) not in _PLAIN_TYPES:
-        return False
+        return 1
     try:
-        tensor.data_ptr()
+        return tensor.data_ptr()
     except RuntimeError:
-        return True
-    return False
+        return None
 
 
 def _counts_flops(mode: object) -> bool:

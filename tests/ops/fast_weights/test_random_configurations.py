@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from fastweights.ops.fast_weights import Drive, LayerState, Options, SlowWeights, fast_weights
 from fastweights.ops.fast_weights.reference import memory_weights
 from tests.problems import (
+    KERNELS,
     RECURRENT,
     STATIONARY,
     Problem,
@@ -43,6 +44,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
         "chunked": [name for name in RECURRENT if name in STATIONARY],
     },
 }
+assert list(BACKENDS) == KERNELS
 DTYPES = [torch.float64, torch.float32]
 RESULTS = ("output", "hidden", "memory")
 

@@ -12,6 +12,7 @@ from fastweights.decay import Decay
 from fastweights.ops.dispatch import (
     dispatch_is_traced,
     forward_mode_is_on,
+    has_lost_its_memory,
     has_plain_memory,
     kernel_cannot_follow,
     with_plain_memory,
@@ -68,6 +69,10 @@ def checked(call: Call) -> tuple[Call, str | None]:
         _check_part(drive, name, tensor, shape, dtype)
     if not torch.compiler.is_compiling():
         call = call.map(with_plain_memory)
+        parts = _parts(call)
+        for name, tensor, _, _ in parts:
+            if has_lost_its_memory(tensor):
+                raise ValueError(f"{name} has no memory: its storage was freed")
     tensors = [tensor for _, tensor, _, _ in parts]
     if call.decay.fixed is None:
         tensors += [*call.decay.parameters(), *call.decay.buffers()]

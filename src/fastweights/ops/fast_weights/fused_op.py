@@ -138,19 +138,21 @@ def load(ctx: Any) -> tuple[Any, ...]:
                 raise RuntimeError(
                     f"a tensor of {_named(kind)} was saved for the backward pass of the fused "
                     f"fast-weights recurrence, and came back as one of {_named(_kind_of(tensor))}: "
-                    "parameters must not be cast or moved between the passes, and hooks on saved "
-                    "tensors must return what they were given"
+                    "parameters must not be cast, moved or freed between the passes, and hooks on "
+                    "saved tensors must return what they were given"
                 )
     return tensors
 
 
 def _kind_of(tensor: Tensor | None) -> Any:
-    return None if tensor is None else (tensor.shape, tensor.dtype, tensor.device)
+    if tensor is None:
+        return None
+    return tensor.shape, tensor.dtype, tensor.device, has_plain_memory(tensor)
 
 
 def _named(kind: Any) -> str:
-    shape, dtype, device = kind
-    return f"shape {tuple(shape)}, {dtype}, on {device}"
+    shape, dtype, device, plain = kind
+    return f"shape {tuple(shape)}, {dtype}, on {device}{'' if plain else ', without numbers'}"
 
 
 def _registered(function: Callable[..., Any], *inputs: Any) -> Any:

@@ -125,7 +125,8 @@ def fast_weights(
         weights: the slow weights (see :class:`SlowWeights`).
         decay: r, see :mod:`fastweights.decay`.
         write_rate: η, a number or a scalar tensor.
-        state: h(t) and the memory to start from; None to start from nothing.
+        state: h(t) and the memory to start from; None to start from nothing. From outside of the
+            graph it is a constant: see :func:`reference.constant_before`.
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
         form: "attention", "matrix", "chunked", or "auto": on the CPU "chunked" for an exponential
