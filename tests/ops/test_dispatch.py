@@ -22,6 +22,9 @@ from fastweights.ops.dispatch import (
     with_plain_memory,
 )
 
+# torch's own, when it first differentiates in forward mode.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*:DeprecationWarning")
+
 
 def _choose(requested, operation="add", **reasons):
     return choose_backend(

@@ -78,9 +78,11 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         memory_scale: c of the control: c·I, or entries of standard deviation c / √H.
         detach_writes: stop the gradient through what is written.
         learn_write_rate: train log η.
-        form: "attention", "matrix", "chunked" or "auto"; all give the same numbers.
+        form: "attention", "matrix", "chunked" or "auto"; all give the same numbers, and the same
+            gradients, also after :meth:`FastWeightsState.detach`.
         backend: "native" (CPU), "triton" (CUDA), "reference", or "auto", the fastest of them that
-            supports the call.
+            supports the call; under a transform that does not see into a kernel that is the
+            reference.
         device: of the parameters.
         dtype: of the parameters.
 

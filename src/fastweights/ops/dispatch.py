@@ -160,14 +160,16 @@ def in_a_graph(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         return True  # a compiler cannot look below, and must not lose a gradient
+    functorch = torch._C._functorch
     while not tensor.requires_grad:
         if torch.compiler.is_compiling():
             return False
-        if has_tangent(tensor):
+        batched = functorch.is_batchedtensor(tensor)  # has no tangent of its own
+        if not batched and has_tangent(tensor):
             return True
-        if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if not batched and not functorch.is_functorch_wrapped_tensor(tensor):
             return False
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = functorch.get_unwrapped(tensor)
     return True
 
 
