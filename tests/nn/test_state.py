@@ -294,7 +294,7 @@ def _learned(own, form="attention", backend="auto", **options):
         3, WIDTH, LAYERS, decay=LEARNED[own](), learn_write_rate=True, write_rate=0.1, form=form,
         backend=backend, dtype=torch.float64, **options,
     )  # fmt: skip
-    return layer
+    return layer.double()  # the decays too
 
 
 def _gradients(layer, loss):
@@ -465,6 +465,7 @@ def test_within_a_transform_a_state_in_the_graph_is_not_a_constant(form):
     assert_close(tangent, sum(gradient.sum() for gradient in expected.values()))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_compiled_layer_cuts_as_an_eager_one():
     torch._dynamo.reset()
     layer = _learned("exponential")

@@ -188,7 +188,7 @@ class LayerState(NamedTuple):
             is the gradient that they give.
         constant_before: the step before which all vectors of the history were written outside of
             the graph, int64, shape (B,); None if none were, or nothing that is learned asks.
-            :func:`fastweights.ops.fast_weights.reference.constant_before` says what for.
+            ``constant_before`` says what for.
     """
 
     hidden: Tensor

@@ -130,7 +130,7 @@ def fast_weights(
         decay: r, see :mod:`fastweights.decay`.
         write_rate: η, a number or a scalar tensor.
         state: h(t) and the memory to start from; None to start from nothing. From outside of the
-            graph it is a constant: see :func:`reference.constant_before`.
+            graph it is a constant: see ``constant_before``.
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
         resets: which samples forget everything, h and the memory, before which step; bool, shape

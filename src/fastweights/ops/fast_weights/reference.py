@@ -13,7 +13,7 @@ The three forms differ only in how A(t) is kept:
     attention   the vectors written so far: A(t) v = η Σ_τ r(t−τ) h(τ) (h(τ)·v)
     chunked     a matrix up to the start of the chunk, vectors within it
 
-A state from outside of the graph is a constant in all of them: :func:`constant_before`.
+A state from outside of the graph is a constant in all of them: ``constant_before``.
 """
 
 from __future__ import annotations
@@ -369,7 +369,7 @@ def fold(
         options: for ``detach_writes``.
         matrix_step: the step that ``state.matrix`` belongs to, shape (B,), when a history
             follows it; None if the state holds only one of the two.
-        cut: of :func:`constant_before`, for a state that comes from an earlier call.
+        cut: of ``constant_before``, for a state that comes from an earlier call.
     """
     hidden, steps, history, matrix, _ = state
     newest = steps - 1
