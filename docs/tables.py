@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastweights.bench.registry import find as find_benchmark
-from fastweights.experiments.plan import load_plan, results_of
-from fastweights.experiments.sweep import load_sweep, runs_in
 from fastweights.files import read_json
+from fastweights.lab.plan import load_plan, results_of
+from fastweights.lab.sweep import load_sweep, runs_in
 from fastweights.report.html import write_figures
 from fastweights.report.section import Section
 

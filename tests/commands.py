@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from fastweights.experiments.plan import results_of
-from fastweights.experiments.sweep import load_sweep
 from fastweights.files import is_temporary
+from fastweights.lab.plan import results_of
+from fastweights.lab.sweep import load_sweep
 from fastweights.report.html import Chapter, write_report
 from fastweights.training.checkpoint import read_progress
 

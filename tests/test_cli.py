@@ -18,7 +18,7 @@ import torch
 from fastweights.__main__ import LAB, main
 from fastweights.bench import recurrence
 from fastweights.bench.base import Disagreement
-from fastweights.experiments import runner
+from fastweights.lab import runner
 
 TINY = [
     "num_pairs=2",

@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PUBLIC = (
     "fastweights",
     "fastweights.decay",
-    "fastweights.experiments.base",
+    "fastweights.lab.experiment",
     "fastweights.nn",
     "fastweights.nn.baselines",
     "fastweights.ops.fast_weights",

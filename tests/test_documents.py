@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastweights.experiments.sweep import runs_in
+from fastweights.lab.sweep import runs_in
 
 ROOT = Path(__file__).parent.parent
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))

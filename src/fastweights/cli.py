@@ -24,16 +24,19 @@ from fastweights import __version__
 from fastweights.bench.base import Settings, Unit, run_benchmark
 from fastweights.bench.registry import BENCHMARKS
 from fastweights.bench.registry import find as find_benchmark
-from fastweights.experiments.base import Result
 from fastweights.experiments.language_study.generation import (
     best_network,
     load_network,
     stream_text,
 )
-from fastweights.experiments.plan import NOT_FINISHED, Plan, results_of
-from fastweights.experiments.registry import EXPERIMENTS, find
-from fastweights.experiments.runner import run_units
-from fastweights.experiments.sweep import (
+from fastweights.files import is_there, printable, read_json, write_json
+from fastweights.lab import pool, ray_pool
+from fastweights.lab.display import Display
+from fastweights.lab.experiment import Result
+from fastweights.lab.plan import NOT_FINISHED, Plan, results_of
+from fastweights.lab.registry import EXPERIMENTS, find
+from fastweights.lab.runner import run_units
+from fastweights.lab.sweep import (
     Cell,
     Sweep,
     load_sweep,
@@ -42,12 +45,9 @@ from fastweights.experiments.sweep import (
     runs_in,
     seeds_in,
 )
-from fastweights.files import is_there, printable, read_json, write_json
 from fastweights.report.html import Chapter, write_figures, write_report
 from fastweights.report.section import Section, Table
-from fastweights.training import pool, ray_pool
 from fastweights.training.config import ConfigError, as_dict, nearest, with_overrides
-from fastweights.training.display import Display
 
 __all__ = ["app"]
 
@@ -115,7 +115,7 @@ def list_experiments() -> None:
     table = RichTable(box=None, pad_edge=False)
     for column in ("experiment", "what it redoes", "presets (seeds)"):
         table.add_column(column)
-    for experiment in EXPERIMENTS.values():
+    for experiment in map(find, EXPERIMENTS):
         presets = ", ".join(f"{p} ({experiment.seeds[p]})" for p in experiment.presets)
         table.add_row(experiment.name, experiment.summary, presets)
     out.print(table)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.binding import Binding
 from fastweights.experiments.other_uses.binding.pools import CUE, BindingConfig, Pools
 from fastweights.experiments.other_uses.binding.simulation import simulate
+from fastweights.lab.experiment import Result
 from fastweights.training.config import ConfigError, from_dict
 
 CONFIG = BindingConfig(

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fastweights.decay import PowerLaw
-from fastweights.experiments.base import Result
 from fastweights.experiments.consolidation import ARMS, PUBLISHED_ACCURACIES, Consolidation
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
+from fastweights.lab.experiment import Result
 from fastweights.nn import FastWeightsRNN
 
 EXPERIMENT = Consolidation()

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.deblurring import Deblurring
 from fastweights.experiments.deblurring_model import DeblurringConfig, from_values, simulate
 from fastweights.experiments.deblurring_model.findings import claims, improvement_ratio
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError, with_overrides
 

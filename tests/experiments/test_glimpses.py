@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.glimpses import GlimpsesExperiment, orders, paper, quick
 from fastweights.experiments.glimpses_study import training
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.findings import PUBLISHED_ERRORS
 from fastweights.experiments.glimpses_study.networks import ARMS, Classifier, ConvNet, MultiLevel
-from fastweights.experiments.plan import Plan
-from fastweights.experiments.registry import find
-from fastweights.experiments.sweep import Sweep, prepare_sweep
+from fastweights.lab.experiment import Result
+from fastweights.lab.plan import Plan
+from fastweights.lab.registry import find
+from fastweights.lab.sweep import Sweep, prepare_sweep
 from fastweights.nn import FastWeightsRNN
 from fastweights.tasks import Mnist, MnistSplit
 from fastweights.tasks.glimpses import Glimpses

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from fastweights.cli import app
-from fastweights.experiments.base import Result
 from fastweights.experiments.language import Language
 from fastweights.experiments.language_study import training
 from fastweights.experiments.language_study.config import LanguageConfig
@@ -29,9 +28,10 @@ from fastweights.experiments.language_study.networks import (
     multiply_adds,
 )
 from fastweights.experiments.language_study.training import bits_per_character
-from fastweights.experiments.plan import Plan
-from fastweights.experiments.sweep import Sweep, prepare_sweep
 from fastweights.files import write_json
+from fastweights.lab.experiment import Result
+from fastweights.lab.plan import Plan
+from fastweights.lab.sweep import Sweep, prepare_sweep
 from fastweights.tasks import Alphabet
 from fastweights.training import loop
 from fastweights.training.config import ConfigError

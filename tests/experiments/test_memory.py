@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.memory import Memory, MemoryConfig
 from fastweights.experiments.memory_networks import NETWORK_DECAYS, accuracy_by_position
 from fastweights.experiments.memory_tables import (
@@ -18,6 +17,7 @@ from fastweights.experiments.memory_tables import (
     reading_claims,
     reading_table,
 )
+from fastweights.lab.experiment import Result
 from fastweights.tasks import AssociativeRetrieval
 from fastweights.theory.memory import findings, pair_snr
 from fastweights.training.config import ConfigError

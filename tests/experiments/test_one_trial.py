@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.one_trial import OneTrial
 from fastweights.experiments.other_uses.one_trial.model import (
     Associator,
@@ -23,6 +22,7 @@ from fastweights.experiments.other_uses.one_trial.model import (
     present,
 )
 from fastweights.experiments.other_uses.one_trial.simulation import TIMES, simulate
+from fastweights.lab.experiment import Result
 from fastweights.ops.slow_fast import reference
 from fastweights.training.config import ConfigError, from_dict
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.other_uses.shared import (
     draw_curve,
     finished,
@@ -14,6 +13,7 @@ from fastweights.experiments.other_uses.shared import (
     one_unit,
     use_one_core,
 )
+from fastweights.lab.experiment import Result
 from fastweights.report.figures import new_figure
 from fastweights.report.statistics import Interval, mean_interval
 from fastweights.training.config import ConfigError

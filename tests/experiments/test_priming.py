@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.priming import PrimingExperiment, paper, quick
 from fastweights.experiments.priming_study.config import PrimingConfig, task_of
 from fastweights.experiments.priming_study.findings import benefit
 from fastweights.experiments.priming_study.measure import measure
 from fastweights.experiments.priming_study.networks import ARMS, Recogniser, swapped, wiped
-from fastweights.experiments.registry import find
+from fastweights.lab.experiment import Result
+from fastweights.lab.registry import find
 from fastweights.nn import FastWeightsState
 from fastweights.training.config import ConfigError
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.read_timing import ARMS, BEFORE, NOW, SUM, ReadTiming, quick
 from fastweights.experiments.retrieval_study import probe
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
@@ -18,6 +17,7 @@ from fastweights.experiments.retrieval_study.reading import (
     accuracy_by_read,
     changed_reads,
 )
+from fastweights.lab.experiment import Result
 from fastweights.tasks import AssociativeRetrieval
 
 TASK = AssociativeRetrieval(num_pairs=3, train_size=200, validation_size=50, test_size=400)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.other_uses.recursion.findings import deepest
 from fastweights.experiments.other_uses.recursion.machine import Machine
 from fastweights.experiments.other_uses.recursion.network import Procedure, RecursionConfig, pick
@@ -26,6 +25,7 @@ from fastweights.experiments.other_uses.recursion.procedure import (
 )
 from fastweights.experiments.other_uses.recursion.simulation import simulate
 from fastweights.experiments.recursion import Recursion
+from fastweights.lab.experiment import Result
 from fastweights.training.config import ConfigError, from_dict
 
 CONFIG = RecursionConfig(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.controls import ARMS, EFFECTS, Controls
 from fastweights.experiments.retrieval_study.altered import (
     AlteredReads,
@@ -22,6 +21,7 @@ from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, best_of, difference, verdict
 from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
 from fastweights.experiments.retrieval_study.rivals import rivals_tables
+from fastweights.lab.experiment import Result
 from fastweights.nn import FastWeightsRNN
 from fastweights.report.statistics import Interval
 from fastweights.training.config import ConfigError

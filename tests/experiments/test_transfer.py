@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.transfer import Transfer, TransferConfig
+from fastweights.lab.experiment import Result
 from fastweights.report.transfer_figures import two_weights_figure
 from fastweights.theory.transfer import Series, findings, sweeps
 from fastweights.training.config import ConfigError, with_overrides

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from fastweights.tasks import Split, Splits
 from fastweights.training import loop
 from fastweights.training.checkpoint import save_checkpoint
-from fastweights.training.loop import Schedule, accuracy, read_metrics, train, updates_to
+from fastweights.training.loop import accuracy, train
+from fastweights.training.metrics import read_metrics, updates_to
+from fastweights.training.schedule import Schedule
 
 SCHEDULE = Schedule(
     updates=30,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastweights.bench.timing import give_back_memory, keep_memory, load
+from fastweights.lab.environment import environment
 from fastweights.report.section import Section
-from fastweights.training.environment import environment
 
 __all__ = [
     "Benchmark",

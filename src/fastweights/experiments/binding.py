@@ -30,7 +30,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.other_uses.binding.findings import claims, rule_table, stream_table
 from fastweights.experiments.other_uses.binding.pictures import (
     capacity_picture,
@@ -45,6 +44,7 @@ from fastweights.experiments.other_uses.shared import (
     one_unit,
     use_one_core,
 )
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError
 

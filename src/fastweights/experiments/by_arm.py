@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from fastweights.experiments.base import Result, Unit
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Table
 from fastweights.training.config import ConfigError, nearest
 

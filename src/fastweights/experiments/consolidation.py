@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from fastweights.decay import Decay, Exponential, Factorial, PowerLaw, StepIndexed
-from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, difference
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
@@ -26,11 +25,12 @@ from fastweights.experiments.retrieval_study.pictures import dots, learning_curv
 from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.lab.experiment import Result
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section
 from fastweights.report.statistics import Interval, mean_interval
 from fastweights.tasks import binding_free_ceiling
-from fastweights.training.loop import updates_to
+from fastweights.training.metrics import updates_to
 
 __all__ = ["ARMS", "PUBLISHED_ACCURACIES", "Consolidation"]
 

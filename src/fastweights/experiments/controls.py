@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.altered import AlteredReads, of_another
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.effects import (
@@ -24,6 +23,7 @@ from fastweights.experiments.retrieval_study.pictures import dots
 from fastweights.experiments.retrieval_study.rivals import rivals_tables
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import tables_of
+from fastweights.lab.experiment import Result
 from fastweights.nn.baselines import LayerNormLSTM
 from fastweights.report.section import Section
 from fastweights.tasks import binding_free_ceiling

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.deblurring_model import (
     VARIANTS,
     DeblurringConfig,
@@ -27,6 +26,7 @@ from fastweights.experiments.deblurring_model.tables import (
     size_table,
     variant_table,
 )
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.glimpses_study import training
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.findings import TOLERANCE, claims, tables
 from fastweights.experiments.glimpses_study.pictures import pictures
 from fastweights.experiments.other_uses.shared import VERDICT_RULE
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Section
 from fastweights.tasks.glimpses import ORDERS
 

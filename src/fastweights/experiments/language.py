@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.by_arm import units_of
 from fastweights.experiments.language_study import training
 from fastweights.experiments.language_study.config import LanguageConfig
@@ -19,6 +18,7 @@ from fastweights.experiments.language_study.networks import ARMS
 from fastweights.experiments.language_study.pictures import learning_curves
 from fastweights.experiments.language_study.tables import tables_of
 from fastweights.experiments.other_uses.shared import VERDICT_RULE
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Section
 
 __all__ = ["Language"]

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.memory_networks import NETWORK_DECAYS, train_network
 from fastweights.experiments.memory_tables import (
     POSITION_RULE,
@@ -23,6 +22,7 @@ from fastweights.experiments.memory_tables import (
     run_table,
     statement_table,
 )
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.memory_figures import (
     decays_figure,
     lifetime_figure,

@@ -8,8 +8,8 @@ from types import MappingProxyType
 import numpy as np
 
 from fastweights.decay import Decay, Exponential, Factorial, PowerLaw, StepIndexed
-from fastweights.experiments.base import Result
 from fastweights.experiments.memory_networks import NETWORK_DECAYS
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import mean_interval
 from fastweights.theory.memory import (

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.other_uses.one_trial.findings import claims, course_table, size_table
 from fastweights.experiments.other_uses.one_trial.model import OneTrialConfig
 from fastweights.experiments.other_uses.one_trial.pictures import course_picture, stream_picture
@@ -34,6 +33,7 @@ from fastweights.experiments.other_uses.shared import (
     one_unit,
     use_one_core,
 )
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Section
 
 __all__ = ["OneTrial"]

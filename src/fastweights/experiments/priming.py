@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.by_arm import units_of
 from fastweights.experiments.other_uses.shared import VERDICT_RULE
 from fastweights.experiments.priming_study.config import PrimingConfig, task_of
@@ -32,9 +31,11 @@ from fastweights.experiments.priming_study.findings import claims, tables
 from fastweights.experiments.priming_study.measure import measure
 from fastweights.experiments.priming_study.networks import ARMS, Recogniser
 from fastweights.experiments.priming_study.pictures import pictures
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError
-from fastweights.training.loop import Schedule, train
+from fastweights.training.loop import train
+from fastweights.training.schedule import Schedule
 
 __all__ = ["PrimingExperiment", "paper", "quick"]
 

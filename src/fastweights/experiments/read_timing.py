@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.altered import AlteredReads, by_all
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, difference, verdict
@@ -28,6 +27,7 @@ from fastweights.experiments.retrieval_study.reading import (
 )
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.lab.experiment import Result
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section, Table
 from fastweights.report.statistics import mean_interval

@@ -34,7 +34,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastweights.experiments.base import Result, Unit
 from fastweights.experiments.other_uses.recursion.findings import (
     claims,
     control_table,
@@ -54,6 +53,7 @@ from fastweights.experiments.other_uses.shared import (
     one_unit,
     use_one_core,
 )
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import learning_curves
@@ -17,6 +16,7 @@ from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_
 from fastweights.experiments.retrieval_study.rivals import rivals_tables
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
 from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.lab.experiment import Result
 from fastweights.nn.baselines import AttentionLSTM, LayerNormLSTM, irnn
 from fastweights.report.section import Claim, Section
 from fastweights.tasks import binding_free_ceiling

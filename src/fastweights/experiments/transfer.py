@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fastweights.experiments.base import Result, Unit
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Claim, Picture, Section, Table
 from fastweights.report.transfer_figures import (
     cosine_figure,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastweights.report.statistics import mean_interval
-
-__all__ = ["ARM_STYLES", "draw_dots", "new_figure"]
+from fastweights.report.statistics import mean_interval, mean_intervals
 
 # Okabe & Ito's colours, which most colour-blind people can tell apart; line styles for the rest.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
@@ -43,3 +42,68 @@ def draw_dots(axes: Axes, rows: Sequence[tuple[str, npt.ArrayLike]]) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
+
+
+def draw_curve(
+    axes: Axes,
+    x: npt.ArrayLike,
+    values: npt.ArrayLike,
+    colour: str,
+    style: Any = "-",
+    label: str | None = None,
+    marker: str = "",
+) -> None:
+    """The mean over seeds with its 95 % interval as a band.
+
+    Args:
+        axes: where.
+        x: shape (points,).
+        values: shape (seeds, points), in the order of ``x``.
+        colour: of line and band.
+        style: of the line.
+        label: in the legend.
+        marker: of the points.
+    """
+    x, values = np.asarray(x), np.asarray(values, dtype=float)
+    ends = [(i.low, i.high) for i in mean_intervals(values.T) if i.low is not None]
+    if ends:  # there are none with one seed
+        low, high = np.array(ends, dtype=float).T
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(
+        x,
+        values.mean(0),
+        color=colour,
+        linestyle=style,
+        linewidth=2,
+        marker=marker,
+        markersize=4,
+        label=label,
+    )
+
+
+DOTTED = (0, (1, 1.5))
+
+
+def draw_level(
+    axes: Axes, level: float, label: str | None = None, annotation: str | None = None
+) -> None:
+    """A dotted line for chance or a ceiling.
+
+    Args:
+        axes: where.
+        level: at which y.
+        label: in the legend.
+        annotation: what stands at its right end.
+    """
+    axes.axhline(level, color="0.35", linewidth=1, linestyle=DOTTED, label=label)
+    if annotation is not None:
+        axes.annotate(
+            annotation,
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            color="0.25",
+            fontsize=9,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,7 @@ class Interval(NamedTuple):
         return f"{mean} [{self.low * scale:.{digits}f}, {self.high * scale:.{digits}f}]"
 
 
-def mean_interval(values: Sequence[float] | npt.NDArray[np.floating]) -> Interval:
+def mean_interval(values: npt.ArrayLike) -> Interval:
     """The mean and its 95 % bootstrap interval (percentile, 10,000 resamples, fixed seed).
 
     With few values such intervals are too narrow: for 3, 5, 10 and 30 draws from a normal

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,15 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastweights.files import (
-    append,
-    is_there,
-    parse_json,
-    printable,
-    read_bytes,
-    remove,
-    write_atomically,
-)
+from fastweights.files import append, is_there, printable, remove, write_atomically
 from fastweights.tasks import batch_indices
 from fastweights.training.checkpoint import (
     Carried,
@@ -33,21 +22,9 @@ from fastweights.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
+from fastweights.training.metrics import Line, lines_of
+from fastweights.training.schedule import Schedule
 
-__all__ = [
-    "Data",
-    "Samples",
-    "Schedule",
-    "Settings",
-    "accuracy",
-    "read_metrics",
-    "read_validations",
-    "run_updates",
-    "train",
-    "updates_to",
-]
-
-METRICS_LIMIT = 64 * 2**20  # bytes
 _LOG = logging.getLogger(__name__)
 
 
@@ -72,91 +49,6 @@ class Data(Protocol):
     def test(self) -> Samples: ...
 
 
-class Settings(Protocol):
-    """What the configuration of every experiment that trains says of it."""
-
-    @property
-    def updates(self) -> int: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def gradient_clip(self) -> float: ...
-    @property
-    def evaluate_every(self) -> int: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How a network is trained.
-
-    Attributes:
-        updates: number of parameter updates.
-        batch_size: sequences per update.
-        learning_rate: its highest value.
-        warmup: updates over which it rises from zero.
-        shape: "cosine" (to zero) or "linear" (constant for half of the updates, then to zero).
-        gradient_clip: largest norm of the gradient.
-        evaluate_every: updates between validations, each followed by a checkpoint.
-        weight_decay: AdamW's, on every parameter.
-
-    Raises:
-        ValueError: a count below 1, a negative weight decay, or an unknown shape.
-
-    Example:
-        >>> schedule = Schedule(updates=100, batch_size=32, learning_rate=0.01, warmup=10,
-        ...                     shape="linear", gradient_clip=0.5, evaluate_every=50)
-        >>> [round(schedule.rate(update), 4) for update in (0, 9, 50, 75)]
-        [0.001, 0.01, 0.01, 0.005]
-    """
-
-    updates: int
-    batch_size: int
-    learning_rate: float
-    warmup: int
-    shape: str
-    gradient_clip: float
-    evaluate_every: int
-    weight_decay: float = 0.0
-
-    @classmethod
-    def of(
-        cls,
-        settings: Settings,
-        *,
-        batch_size: int,
-        learning_rate: float,
-        weight_decay: float = 0.0,
-        shape: str = "cosine",
-    ) -> Schedule:
-        """A schedule with everything else as the settings have it."""
-        return cls(
-            updates=settings.updates,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            warmup=settings.warmup,
-            shape=shape,
-            gradient_clip=settings.gradient_clip,
-            evaluate_every=settings.evaluate_every,
-            weight_decay=weight_decay,
-        )
-
-    def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if self.shape not in ("cosine", "linear"):
-            raise ValueError(f'shape must be "cosine" or "linear", got {self.shape!r}')
-
-    def rate(self, update: int) -> float:
-        """The learning rate of an update, counted from 0."""
-        done = update / self.updates
-        fall = 0.5 * (1 + math.cos(math.pi * done)) if self.shape == "cosine" else 2 * (1 - done)
-        rise = (update + 1) / self.warmup if self.warmup else 1.0
-        return self.learning_rate * min(1.0, rise) * min(1.0, fall)
-
-
 def accuracy(model: nn.Module, split: Samples, device: torch.device, batch: int = 2000) -> float:
     """The share of samples of a split that the model answers rightly."""
     model.eval()
@@ -169,6 +61,47 @@ def accuracy(model: nn.Module, split: Samples, device: torch.device, batch: int 
             right += int((guess == targets.to(device)).sum())
     model.train()
     return right / len(split)
+
+
+class Classification:
+    """A classifier's losses and accuracies on the three splits of a task.
+
+    Args:
+        model: maps inputs, such as tokens (N, T), to logits (N, classes); its parameters are
+            already drawn.
+        splits: what to train, validate and test on.
+        batch_size: samples per update.
+        seed: decides the order of the batches.
+        device: where to train; the model is moved there.
+    """
+
+    def __init__(
+        self, model: nn.Module, splits: Data, *, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        self.model, self.splits, self.device = model.to(device), splits, device
+        self._batch_size, self._seed = batch_size, seed
+        self._per_epoch = len(splits.train) // batch_size
+        self._batches: tuple[Tensor, ...] = ()  # of the epoch under way
+
+    def loss(self, update: int) -> Tensor:
+        """The cross-entropy of an update, counted from 0."""
+        epoch, position = divmod(update, self._per_epoch)
+        train = self.splits.train
+        if not self._batches or position == 0:
+            self._batches = batch_indices(
+                len(train), self._batch_size, seed=self._seed, epoch=epoch, drop_last=True
+            )
+        index = self._batches[position]
+        logits = self.model(train.inputs[index].to(self.device))
+        return F.cross_entropy(logits, train.targets[index].to(self.device))
+
+    def validate(self) -> dict[str, float]:
+        """The validation accuracy."""
+        return {"validation_accuracy": accuracy(self.model, self.splits.validation, self.device)}
+
+    def test(self) -> dict[str, Any]:
+        """The test accuracy."""
+        return {"test_accuracy": accuracy(self.model, self.splits.test, self.device)}
 
 
 def train(
@@ -219,31 +152,10 @@ def train(
         >>> [point["update"] for point in result["curve"]]
         [3, 6]
     """
-    model.to(device)
-    per_epoch = len(splits.train) // schedule.batch_size
-    batches: tuple[Tensor, ...] = ()
-
-    def loss_of(update: int) -> Tensor:
-        nonlocal batches
-        epoch, position = divmod(update, per_epoch)
-        if not batches or position == 0:
-            size = len(splits.train)
-            batches = batch_indices(
-                size, schedule.batch_size, seed=seed, epoch=epoch, drop_last=True
-            )
-        index = batches[position]
-        logits = model(splits.train.inputs[index].to(device))
-        return F.cross_entropy(logits, splits.train.targets[index].to(device))
-
-    def validate() -> dict[str, float]:
-        return {"validation_accuracy": accuracy(model, splits.validation, device)}
-
-    trained = run_updates(model, loss_of, validate, schedule, folder=folder, writer=writer)
-    return {
-        "test_accuracy": accuracy(model, splits.test, device),
-        "validation_accuracy": trained["curve"][-1]["validation_accuracy"],
-        **trained,
-    }
+    run = Classification(model, splits, batch_size=schedule.batch_size, seed=seed, device=device)
+    trained = run_updates(model, run.loss, run.validate, schedule, folder=folder, writer=writer)
+    validated = trained["curve"][-1]["validation_accuracy"]
+    return {**run.test(), "validation_accuracy": validated, **trained}
 
 
 def run_updates(
@@ -316,7 +228,7 @@ def run_updates(
         for name, value in point.items():
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name} is {value} at update {update}")
-        lines.append(_Line.after(lines[-1:], point))
+        lines.append(Line.after(lines[-1:], point))
         append(metrics, lines[-1].text.encode())  # the checkpoint counts on this line
         progress = {
             **about,
@@ -346,124 +258,13 @@ def _show(point: dict[str, Any], writer: Any) -> None:
     writer.add_scalar("loss", point["loss"], point["update"])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Line:
-    """A validation in ``metrics.jsonl``, with a checksum of this line and all before it.
-
-    Files of earlier versions have no checksums; theirs are empty here.
-    """
-
-    point: dict[str, Any]
-    checksum: str
-    text: str
-
-    @classmethod
-    def after(cls, before: Sequence[_Line], point: dict[str, Any]) -> _Line:
-        """The next line."""
-        if before and not before[-1].checksum:  # an old file stays one
-            return cls(point, "", json.dumps(point) + "\n")
-        checksum = cls.checksum_after(before, point)
-        return cls(point, checksum, json.dumps({**point, "checksum": checksum}) + "\n")
-
-    @staticmethod
-    def checksum_after(before: Sequence[_Line], point: dict[str, Any]) -> str:
-        text = (before[-1].checksum if before else "") + json.dumps(point)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _read_lines(path: Path) -> list[_Line]:
-    """The whole lines; a last one that has no end was being written when the process was killed.
-
-    Raises:
-        ValueError: a line is damaged, or see :func:`fastweights.files.read_bytes`.
-    """
-    lines: list[_Line] = []
-    *whole, _ = read_bytes(path, limit=METRICS_LIMIT).split(b"\n")
-    for number, text in enumerate(whole, 1):
-        try:
-            point = parse_json(text)
-            if not isinstance(point, dict):
-                raise ValueError(f"expected an object, found {type(point).__name__}")
-            checksum = point.pop("checksum", "")
-            if (checksum or (lines and lines[-1].checksum)) and (
-                checksum != _Line.checksum_after(lines[-1:], point)
-            ):
-                raise ValueError("it does not match its checksum")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, is damaged: {error}") from error
-        lines.append(_Line(point, checksum, text.decode() + "\n"))
-    return lines
-
-
-def _where_it_stopped(checkpoint: Path, metrics: Path) -> tuple[dict[str, Any], list[_Line]]:
+def _where_it_stopped(checkpoint: Path, metrics: Path) -> tuple[dict[str, Any], list[Line]]:
     """The progress and the validations of a training; of none yet where its files are damaged."""
     if is_there(checkpoint):
         try:
             progress = read_progress(checkpoint)
-            return progress, _lines_of(metrics, checkpoint, progress)
+            return progress, lines_of(metrics, checkpoint, progress)
         except ValueError as error:
             _LOG.warning("%s", printable(f"{error}; this run is done again from its beginning"))
             remove(checkpoint)
     return {"update": 0, "seconds": 0.0}, []
-
-
-def _lines_of(path: Path, checkpoint: Path, progress: dict[str, Any]) -> list[_Line]:
-    """The lines that a checkpoint counts, each of them whole.
-
-    Raises:
-        ValueError: they are not those; the message names the file.
-    """
-    update, count, seconds = (progress.get(key) for key in ("update", "lines", "seconds"))
-    if not (
-        type(update) is int
-        and type(count) is int
-        and isinstance(seconds, int | float)
-        and update >= count >= 1
-        and seconds >= 0
-    ):
-        raise ValueError(
-            f"{checkpoint} is not a readable checkpoint: it stands at update {update!r}, "
-            f"line {count!r}, second {seconds!r}"
-        )
-    lines = _read_lines(path)[:count] if is_there(path) else []
-    if len(lines) < count:
-        raise ValueError(f"{path} has {len(lines)} whole lines, but its checkpoint counts {count}")
-    last = (lines[-1].checksum, lines[-1].point.get("update"))
-    if last != (progress.get("metrics", ""), update):
-        raise ValueError(f"{path} is damaged, or of another run than its checkpoint")
-    return lines
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The points of a ``metrics.jsonl``; a last line that is not whole is left out.
-
-    Raises:
-        ValueError: a line is damaged, or the file is a link, no regular file or too long.
-    """
-    return [line.point for line in _read_lines(path)]
-
-
-def read_validations(folder: Path) -> list[dict[str, Any]]:
-    """The validations of a run as far as it came, finished or not; none if it has none.
-
-    Raises:
-        ValueError: its metrics are damaged, or fewer than its checkpoint counts.
-    """
-    metrics, checkpoint = folder / "metrics.jsonl", folder / "checkpoint.safetensors"
-    if is_there(checkpoint):
-        _lines_of(metrics, checkpoint, read_progress(checkpoint))
-    return read_metrics(metrics) if is_there(metrics) else []
-
-
-def updates_to(curve: list[dict[str, Any]], level: float) -> int | None:
-    """The first validated update with at least this accuracy; None if there is none.
-
-    Example:
-        >>> updates_to([{"update": 250, "validation_accuracy": 0.4},
-        ...             {"update": 500, "validation_accuracy": 0.93}], 0.9)
-        500
-    """
-    for point in curve:
-        if point["validation_accuracy"] >= level:
-            return int(point["update"])
-    return None

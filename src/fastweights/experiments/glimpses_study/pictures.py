@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.findings import errors, published_error
 from fastweights.experiments.glimpses_study.networks import ARMS
+from fastweights.lab.experiment import Result
 from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
 from fastweights.report.section import Picture
 from fastweights.tasks.glimpses import FIXED_ORDERS, QUADRANTS

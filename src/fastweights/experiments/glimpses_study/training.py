@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from fastweights.experiments.base import Unit
 from fastweights.experiments.by_arm import check_arms, check_distinct
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.networks import ARMS, Classifier
+from fastweights.lab.experiment import Unit
 from fastweights.nn import FastWeightsRNN
 from fastweights.tasks import Mnist, load_mnist
 from fastweights.tasks.glimpses import ORDERS, Glimpses, GlimpseSplit
 from fastweights.training.config import ConfigError, nearest
-from fastweights.training.loop import Schedule, train
+from fastweights.training.loop import train
+from fastweights.training.schedule import Schedule
 
 __all__ = ["attention_shares", "check_files", "run", "units"]
 

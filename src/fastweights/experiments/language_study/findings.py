@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.by_arm import finished
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS
 from fastweights.experiments.other_uses.shared import judge
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Claim
 from fastweights.report.statistics import mean_interval
 

@@ -15,7 +15,7 @@ from fastweights.files import is_there, read_json
 from fastweights.tasks import Alphabet
 from fastweights.training.checkpoint import load_model, read_progress
 from fastweights.training.config import ConfigError, from_dict
-from fastweights.training.loop import read_validations
+from fastweights.training.metrics import read_validations
 
 __all__ = ["best_network", "load_network", "stream_text"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.by_arm import finished
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS
+from fastweights.lab.experiment import Result
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Picture
 

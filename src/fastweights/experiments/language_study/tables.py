@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.by_arm import arm_rows, mean_seconds, seed_table
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Table
 from fastweights.report.statistics import mean_interval
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastweights.experiments.base import Unit
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS, build, multiply_adds
+from fastweights.lab.experiment import Unit
 from fastweights.tasks import Text, TextStreams, load_text
 from fastweights.training.config import ConfigError
-from fastweights.training.loop import Schedule, run_updates
+from fastweights.training.loop import run_updates
 from fastweights.training.recurrent import CarriedState
+from fastweights.training.schedule import Schedule
 
 __all__ = ["bits_per_character", "check_files", "run"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 
-from fastweights.experiments.base import Result, Unit
+from fastweights.lab.experiment import Result, Unit
 from fastweights.report.section import Claim
 from fastweights.report.statistics import Interval, mean_interval, mean_intervals
 from fastweights.training.config import ConfigError

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.other_uses.shared import CONTROL, QUALITATIVE, ledger_row
 from fastweights.experiments.priming_study.config import PrimingConfig
 from fastweights.experiments.priming_study.networks import ARMS
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import mean_interval
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.other_uses.shared import draw_curve
 from fastweights.experiments.priming_study.config import PrimingConfig
 from fastweights.experiments.priming_study.findings import benefit, by_arm
 from fastweights.experiments.priming_study.networks import ARMS
+from fastweights.lab.experiment import Result
 from fastweights.nn import FastWeightsRNN
 from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
 from fastweights.report.section import Picture

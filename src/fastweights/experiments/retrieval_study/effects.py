@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.by_arm import why_missing
 from fastweights.experiments.retrieval_study.networks import Arm
 from fastweights.experiments.retrieval_study.tables import by_seed
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import Interval, mean_interval
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.retrieval_study.effects import SMALL, Effect, difference, verdict
 from fastweights.experiments.retrieval_study.networks import Arm
 from fastweights.experiments.retrieval_study.tables import by_seed
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Table
-from fastweights.training.loop import updates_to
+from fastweights.training.metrics import updates_to
 
 __all__ = ["rivals_tables"]
 

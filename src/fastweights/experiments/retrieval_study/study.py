@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastweights.experiments.base import Unit
 from fastweights.experiments.retrieval_study import training
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Arm, Retriever
+from fastweights.lab.experiment import Unit
 from fastweights.tasks import Splits
 
 __all__ = ["RetrievalStudy"]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastweights.experiments.base import Result
 from fastweights.experiments.by_arm import mean_seconds, seed_table, why_missing
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.networks import Arm
+from fastweights.lab.experiment import Result
 from fastweights.report.section import Table
 from fastweights.report.statistics import mean_interval
-from fastweights.training.loop import updates_to
+from fastweights.training.metrics import updates_to
 
 __all__ = ["by_seed", "finished", "tables_of"]
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from fastweights.experiments.base import Unit
 from fastweights.experiments.by_arm import check_arms, check_distinct
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.networks import Arm, Retriever
+from fastweights.lab.experiment import Unit
 from fastweights.tasks import Splits, binding_free_ceiling
 from fastweights.training.config import ConfigError
-from fastweights.training.loop import Schedule, train
+from fastweights.training.loop import train
+from fastweights.training.schedule import Schedule
 
 __all__ = ["run", "schedule_of", "units"]
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fastweights.files import is_there, printable
-from fastweights.training.loop import read_metrics
+from fastweights.training.metrics import read_metrics
 
 __all__ = ["Display"]
 

@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from fastweights.experiments.base import Result
-from fastweights.experiments.copying import Copying
-from fastweights.experiments.sequence_study.config import (
+from fastweights.experiments.sorting_and_copying import (
+    ARMS,
+    Answerer,
+    Copying,
     CopyingConfig,
     SequenceConfig,
+    SequenceStudy,
+    Sorting,
     SortingConfig,
+    length_of,
+    right_answers,
 )
-from fastweights.experiments.sequence_study.experiment import SequenceStudy
-from fastweights.experiments.sequence_study.networks import ARMS, Answerer
-from fastweights.experiments.sequence_study.training import length_of, right_answers
-from fastweights.experiments.sorting import Sorting
+from fastweights.lab.experiment import Result
 from fastweights.tasks import IGNORED, SymbolBatch
 from fastweights.training import loop
 from fastweights.training.config import ConfigError

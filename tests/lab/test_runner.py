@@ -19,16 +19,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastweights.experiments import runner
-from fastweights.experiments.base import Unit
-from fastweights.experiments.plan import Plan, as_text, load_plan, results_of
 from fastweights.experiments.retrieval import Retrieval
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
-from fastweights.experiments.runner import run_units
-from fastweights.experiments.sweep import Sweep, load_sweep, prepare_sweep, seeds_in
 from fastweights.files import read_json
+from fastweights.lab import runner
+from fastweights.lab.experiment import Unit
+from fastweights.lab.plan import Plan, as_text, load_plan, results_of
+from fastweights.lab.pool import Tick
+from fastweights.lab.runner import run_units
+from fastweights.lab.sweep import Sweep, load_sweep, prepare_sweep, seeds_in
 from fastweights.training.config import ConfigError, as_dict, with_overrides
-from fastweights.training.pool import Tick
 
 SMALL = [
     "arms=fast-weights,lstm",

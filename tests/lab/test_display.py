@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from fastweights.experiments.base import Unit
-from fastweights.training import display as module
-from fastweights.training.display import Display
+from fastweights.lab import display as module
+from fastweights.lab.display import Display
+from fastweights.lab.experiment import Unit
 
 
 def unit(name: str, seed: int = 0, note: str = "ceiling 38.4 %", total: int = 1000) -> Unit:

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastweights.experiments.base import Unit
-from fastweights.experiments.plan import (
+from fastweights.files import is_there, read_json
+from fastweights.lab.experiment import Unit
+from fastweights.lab.plan import (
     LIMIT,
     MAX_UNITS,
     RUN,
@@ -29,8 +30,7 @@ from fastweights.experiments.plan import (
     read_plan,
     settle,
 )
-from fastweights.experiments.runner import locked
-from fastweights.files import is_there, read_json
+from fastweights.lab.runner import locked
 from fastweights.report.section import Section, Table
 from fastweights.training.config import ConfigError, with_overrides
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from fastweights.__main__ import main
-from fastweights.experiments import runner
-from fastweights.experiments.sweep import load_sweep, runs_in
 from fastweights.files import read_json, write_json
+from fastweights.lab import runner
+from fastweights.lab.sweep import load_sweep, runs_in
 from fastweights.report import html
 from fastweights.training.config import ConfigError
 

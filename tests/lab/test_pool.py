@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastweights.training.pool import run_all
+from fastweights.lab.pool import run_all
 
 
 def note(folder: str, name: str) -> int:
@@ -104,7 +104,7 @@ PARENT = """
 import functools, sys
 sys.path.insert(0, {here!r})
 from tests.training.test_pool import slow
-from fastweights.training.pool import run_all
+from fastweights.lab.pool import run_all
 
 if __name__ == "__main__":
     run_all(functools.partial(slow, {folder!r}), ["a"], workers=1, tick=lambda _: None)

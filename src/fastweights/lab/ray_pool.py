@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from fastweights.lab.pool import DIED, Tick, Tries, Work
 from fastweights.training.config import ConfigError
-from fastweights.training.pool import DIED, Tick, Tries, Work
 
 __all__ = ["run_all"]
 
@@ -31,7 +31,7 @@ def run_all(
 ) -> dict[str, str]:
     """Call ``work(name)`` for every name, each as a Ray task with one CPU and one thread.
 
-    As :func:`fastweights.training.pool.run_all`, but for what follows.
+    As :func:`fastweights.lab.pool.run_all`, but for what follows.
 
     Args:
         work: see there; every node must be able to import it.

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastweights.experiments.base import Experiment, ReadsFiles, Result, Unit
-from fastweights.experiments.registry import find
 from fastweights.files import is_temporary, is_there, read_json, write_json
+from fastweights.lab.experiment import Experiment, ReadsFiles, Result, Unit
+from fastweights.lab.registry import find
 from fastweights.training.config import ConfigError, as_dict, differences, from_dict
-from fastweights.training.loop import read_validations
+from fastweights.training.metrics import read_validations
 
 __all__ = [
     "NOT_FINISHED",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fastweights import __version__
-from fastweights.training import environment as module
-from fastweights.training.environment import environment
+from fastweights.lab import environment as module
+from fastweights.lab.environment import environment
 
 
 def test_it_says_what_is_here() -> None:

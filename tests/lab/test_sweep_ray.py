@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from fastweights.experiments.plan import results_of
-from fastweights.experiments.sweep import load_sweep
 from fastweights.files import read_json
+from fastweights.lab.plan import results_of
+from fastweights.lab.sweep import load_sweep
 
 pytest.importorskip("ray", reason='needs pip install "fastweights[ray]"')
 pytestmark = pytest.mark.slow

@@ -13,23 +13,22 @@ from typing import Any
 import pytest
 
 from fastweights.__main__ import main
-from fastweights.experiments import runner
-from fastweights.experiments.plan import Plan
-from fastweights.experiments.registry import find
 from fastweights.experiments.retrieval import Retrieval, RetrievalConfig
-from fastweights.experiments.sweep import (
+from fastweights.files import read_json, write_json
+from fastweights.lab import pool, runner
+from fastweights.lab.plan import Plan
+from fastweights.lab.pool import Tick, Tries, Work
+from fastweights.lab.ray_pool import _serve
+from fastweights.lab.registry import find
+from fastweights.lab.sweep import (
     Sweep,
     load_sweep,
     prepare_sweep,
     read_grid,
     seeds_in,
 )
-from fastweights.files import read_json, write_json
 from fastweights.report.section import Section, Table
-from fastweights.training import pool
 from fastweights.training.config import ConfigError
-from fastweights.training.pool import Tick, Tries, Work
-from fastweights.training.ray_pool import _serve
 
 
 def sweep_in(folder: Path, *grid: str, seeds: int = 1) -> Sweep:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from fastweights.experiments.sweep import load_sweep
 from fastweights.files import is_temporary
+from fastweights.lab.sweep import load_sweep
 from tests.commands import (
     INTERRUPTED,
     SMALL,

@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fastweights.experiments.base import Unit
-from fastweights.experiments.plan import RUN, Plan, read_plan, read_result
 from fastweights.files import (
     is_there,
     lock,
@@ -24,9 +22,11 @@ from fastweights.files import (
     remove_temporaries,
     write_json,
 )
+from fastweights.lab.environment import environment
+from fastweights.lab.experiment import Unit
+from fastweights.lab.plan import RUN, Plan, read_plan, read_result
+from fastweights.lab.pool import Execute, run_all
 from fastweights.training.config import ConfigError, as_dict
-from fastweights.training.environment import environment
-from fastweights.training.pool import Execute, run_all
 
 __all__ = ["locked", "run_units"]
 

@@ -19,12 +19,12 @@ import torch
 
 from fastweights import cli
 from fastweights.__main__ import main
-from fastweights.experiments import runner
 from fastweights.experiments.language_study.generation import best_network, load_network
-from fastweights.experiments.plan import results_of
-from fastweights.experiments.runner import run_units
-from fastweights.experiments.sweep import load_sweep
 from fastweights.files import read_json
+from fastweights.lab import runner
+from fastweights.lab.plan import results_of
+from fastweights.lab.runner import run_units
+from fastweights.lab.sweep import load_sweep
 from fastweights.training import loop
 from fastweights.training.config import ConfigError
 

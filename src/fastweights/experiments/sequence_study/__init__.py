@@ -1,1 +1,0 @@
-"""What the experiments on sorting and on repeated copying share."""
