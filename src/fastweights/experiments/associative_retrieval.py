@@ -91,7 +91,7 @@ class RetrievalConfig:
 
     @property
     def ceiling(self) -> float:
-        """The accuracy of one who knows a sequence's digits but not their letters."""
+        """The accuracy that knowing a sequence's digits but not their letters can reach."""
         return float(binding_free_ceiling(self.num_pairs))
 
 

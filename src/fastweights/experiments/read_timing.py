@@ -109,7 +109,7 @@ class ReadTiming(RetrievalStudy):
             return values["test_accuracy"] - config.ceiling
 
         def spread(values: Values) -> float | None:
-            best, *_, worst = values["by_match"]
+            best, worst = values["by_match"][0], values["by_match"][-1]
             return None if best is None or worst is None else best - worst
 
         def lost(values: Values) -> float:
