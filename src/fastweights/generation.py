@@ -38,9 +38,8 @@ def generate(
         length: how many characters to add.
         temperature: of the draws; see `stream_text`.
         seed: of the draws.
-        show: takes the prompt, then each character as it is made; what would be a control sequence
-            of a terminal is escaped.
-        note: takes a sentence that names the network, if the folder has several.
+        show: takes the prompt, then each character as it is made, made printable.
+        note: takes a line that names the network, where the folder is that of a run.
 
     Raises:
         ConfigError: the folder has no network, or the text cannot be continued; nothing is shown.

@@ -117,7 +117,7 @@ def test_every_parameter_of_a_network_is_trained(arm: str, config: LanguageConfi
 
 
 def test_matched_networks_match() -> None:
-    config = LanguageConfig(hidden_size=32)
+    config = LanguageConfig(hidden_size=64)
 
     def network(arm: str) -> CharacterModel:
         made = ARMS[arm].build(65, config)
@@ -128,12 +128,12 @@ def test_matched_networks_match() -> None:
         return sum(p.numel() for p in network(arm).parameters())
 
     ours = parameters("fast-weights")
-    assert count_parameters("fast-weights", 65, 32, config) == ours
+    assert count_parameters("fast-weights", 65, 64, config) == ours
     for kind in ("lstm", "gru"):
         assert parameters(f"{kind}-parameters") == pytest.approx(ours, rel=0.02)
         work = network(f"{kind}-compute").multiply_adds
         assert work == pytest.approx(network("fast-weights").multiply_adds, rel=0.02)
-    assert network("layer-norm-rnn").hidden_size == 32
+    assert network("layer-norm-rnn").hidden_size == 64
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "layer-norm-rnn"])

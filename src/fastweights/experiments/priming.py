@@ -33,16 +33,15 @@ from fastweights.experiments.priming_networks import (
     measure,
 )
 from fastweights.lab.experiment import Result, Unit
-from fastweights.lab.findings import Column, TextColumn, Values, by_seed, run_table
+from fastweights.lab.findings import Column, Measured, TextColumn, Values, by_seed, run_table
 from fastweights.lab.study import Arm, Run, Study
-from fastweights.report.section import Claim, Picture, Table
-from fastweights.report.verdicts import BOUND_RULE, CONTROL, QUALITATIVE, Bound, claim_of
+from fastweights.report.section import Picture, Table
+from fastweights.report.verdicts import BOUND_RULE, CONTROL, QUALITATIVE, Bound
 from fastweights.training.config import ConfigError
 from fastweights.training.loop import Classification
 from fastweights.training.schedule import Schedule
 
 PRIMED, SHIFT = 0.02, 0.01  # bounds of the claims
-GAINS, NONE = Bound(at_least=PRIMED), Bound(-PRIMED, PRIMED)
 
 
 class PrimingRun(Classification, Run):
@@ -141,68 +140,67 @@ class PrimingStudy(Study):
             "better. Settings were chosen on validation data and on seeds below 300.",
         ]
 
-    def claims(self, config: PrimingConfig, results: Sequence[Result]) -> list[Claim]:
-        """Rows of the ledger; the bound that a row is judged by stands in its words."""
-        arms, rows = _finished(config, results), []
+    def contrasts(self, config: PrimingConfig) -> list[Measured]:
+        """The bound that a row is judged by stands in its words."""
         ago = f"{config.fixed_between} patterns between"
         noise = f"{100 * config.probe_noise:g} % of bits flipped"
+        gains, gains_nothing = Bound(at_least=PRIMED), Bound(-PRIMED, PRIMED)
 
-        def row(words: str, rule: Bound, arm: str, of: Callable[[Values], float]) -> None:
-            if arm in arms:
-                published = CONTROL if words.startswith("control") else QUALITATIVE
-                rows.append(claim_of(words, published, [of(v) for v in arms[arm]], rule))
-
-        def more_noise(values: Values) -> float:
+        def withstood(values: Values) -> float:
+            """How much more noise half of the words withstand if they were seen before."""
             curves = [values["network"]["noise"][f"{past}primed, clean"] for past in ("", "un")]
             primed, unprimed = (threshold(config.probe_noises, curve) for curve in curves)
             return primed - unprimed
 
-        row(
-            f"a word seen a moment ago ({ago}) is recognised in noise ({noise}) more readily: "
-            f"points of accuracy, after a clean exposure (≥ {100 * PRIMED:g})",
-            GAINS,
-            "fast-weights",
-            _gained(config),
-        )
-        row(
-            f"the same after an exposure as noisy as the probe (≥ {100 * PRIMED:g})",
-            GAINS,
-            "fast-weights",
-            _gained(config, "noisy"),
-        )
-        row(
-            "the threshold is lower: bits that may be flipped, in %, until half of the words "
-            f"are missed, primed less unprimed (≥ {100 * SHIFT:g})",
-            Bound(at_least=SHIFT),
-            "fast-weights",
-            more_noise,
-        )
-        for observer, words in (
-            ("wiped", "the fast memory wiped"),
-            ("swapped", "the fast memory of another stream"),
-        ):
-            row(
-                f"control, {words} just before the probe: points of accuracy by priming "
-                f"(within ± {100 * PRIMED:g})",
-                NONE,
+        def controlled(words: str, arm: str, observer: str = "network") -> Measured:
+            words = f"control, {words}: points of accuracy by priming (within ± {100 * PRIMED:g})"
+            gained = _gained(config, observer=observer)
+            return Measured(words, arm, gained, gains_nothing, CONTROL, scale=100)
+
+        return [
+            Measured(
+                f"a word seen a moment ago ({ago}) is recognised in noise ({noise}) more readily: "
+                f"points of accuracy, after a clean exposure (≥ {100 * PRIMED:g})",
                 "fast-weights",
-                _gained(config, observer=observer),
-            )
-        row(
-            "control, the same network trained without fast weights: points of accuracy by "
-            f"priming (within ± {100 * PRIMED:g})",
-            NONE,
-            "layer-norm-rnn",
-            _gained(config),
-        )
-        row(
-            "priming comes by itself, in a network that never met a repeat in training: "
-            f"points of accuracy (≥ {100 * PRIMED:g})",
-            GAINS,
-            "no-repeats",
-            _gained(config),
-        )
-        return rows
+                _gained(config),
+                gains,
+                QUALITATIVE,
+                scale=100,
+            ),
+            Measured(
+                f"the same after an exposure as noisy as the probe (≥ {100 * PRIMED:g})",
+                "fast-weights",
+                _gained(config, "noisy"),
+                gains,
+                QUALITATIVE,
+                scale=100,
+            ),
+            Measured(
+                "the threshold is lower: bits that may be flipped, in %, until half of the words "
+                f"are missed, primed less unprimed (≥ {100 * SHIFT:g})",
+                "fast-weights",
+                withstood,
+                Bound(at_least=SHIFT),
+                QUALITATIVE,
+                scale=100,
+            ),
+            controlled("the fast memory wiped just before the probe", "fast-weights", "wiped"),
+            controlled(
+                "the fast memory of another stream just before the probe",
+                "fast-weights",
+                "swapped",
+            ),
+            controlled("the same network trained without fast weights", "layer-norm-rnn"),
+            Measured(
+                "priming comes by itself, in a network that never met a repeat in training: "
+                f"points of accuracy (≥ {100 * PRIMED:g})",
+                "no-repeats",
+                _gained(config),
+                gains,
+                QUALITATIVE,
+                scale=100,
+            ),
+        ]
 
     def tables(self, config: PrimingConfig, results: Sequence[Result]) -> list[Table]:
         """Every arm at one delay, every arm at every delay, and every run."""
