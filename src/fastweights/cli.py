@@ -14,17 +14,12 @@ import torch
 import typer
 from rich.table import Table
 
-from fastweights import __version__
+from fastweights import __version__, generation
 from fastweights.bench.base import Settings, Unit, run_benchmark
 from fastweights.bench.progress import Bar
 from fastweights.bench.registry import BENCHMARKS
 from fastweights.bench.registry import find as find_benchmark
-from fastweights.experiments.language_study.generation import (
-    best_network,
-    load_network,
-    stream_text,
-)
-from fastweights.files import printable, write_json
+from fastweights.files import write_json
 from fastweights.lab import pool, ray_pool
 from fastweights.lab.chapters import chapters_of
 from fastweights.lab.display import Display
@@ -270,17 +265,15 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
 ) -> None:
     """Continue a text, a character at a time, with the best network of a run."""
-    home = best_network(folder)
-    model, alphabet = load_network(home)
-    characters = stream_text(
-        model, alphabet, prompt, length=length, temperature=temperature, seed=seed
+    generation.generate(
+        folder,
+        prompt,
+        length=length,
+        temperature=temperature,
+        seed=seed,
+        show=functools.partial(typer.echo, nl=False),
+        note=functools.partial(err.print, soft_wrap=True),
     )
-    if home != folder:
-        err.print(f"The best of {folder}: {home.name}", soft_wrap=True)
-    typer.echo(prompt, nl=False)
-    for character in characters:
-        typer.echo(printable(character), nl=False)
-    typer.echo()
 
 
 @app.command()

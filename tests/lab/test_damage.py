@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from fastweights.__main__ import main
-from fastweights.experiments.language_study.generation import best_network, load_network
 from fastweights.files import read_json
+from fastweights.generation import best_network, load_network
 from fastweights.lab import chapters, runner
 from fastweights.lab.plan import results_of
 from fastweights.lab.runner import run_units

@@ -67,15 +67,17 @@ class Axis:
         setting: the configuration's list of values, such as "hidden_sizes".
         name, label: of a value in the names of folders and in what people read, as `str.format`
             takes them.
+        head: of its column in the table of all networks.
     """
 
     option: str
     setting: str
     name: str = "{}"
     label: str = "{}"
+    head: str = ""
 
 
-HIDDEN_SIZE = Axis("hidden_size", "hidden_sizes", name="r{}", label="R = {}")
+HIDDEN_SIZE = Axis("hidden_size", "hidden_sizes", name="r{}", label="R = {}", head="R")
 
 
 class Run:
@@ -253,8 +255,9 @@ class Study:
     def tables(self, config: Any, results: Sequence[Result]) -> Sequence[Table]:
         """All networks, then all runs."""
         caption, columns = self.caption(config), self.columns(config)
+        heads = [axis.head for axis in self.axes]
         return [
-            summary_table(self, config, results, caption, columns),
+            summary_table(self, config, results, caption, columns, heads),
             run_table(results, self.run_caption(config), self.run_columns(config)),
         ]
 

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastweights.experiments.language_study.config import LanguageConfig
-from fastweights.experiments.language_study.networks import ARMS, build
-from fastweights.files import is_there, read_json
+from fastweights.experiments.language import ARMS
+from fastweights.experiments.language_model import LanguageConfig
+from fastweights.files import is_there, printable, read_json
 from fastweights.tasks import Alphabet
 from fastweights.training.checkpoint import load_model, read_progress
 from fastweights.training.config import ConfigError, from_dict
 from fastweights.training.metrics import read_validations
 
-__all__ = ["best_network", "load_network", "stream_text"]
-
 CHECKPOINT = "checkpoint.safetensors"
+
+
+def generate(
+    folder: Path,
+    prompt: str,
+    *,
+    length: int,
+    temperature: float,
+    seed: int,
+    show: Callable[[str], object],
+    note: Callable[[str], object],
+) -> None:
+    """Continue a text with the best network of a run, a character at a time.
+
+    Args:
+        folder: of a run of language, or of one network of it.
+        prompt: where the text begins.
+        length: how many characters to add.
+        temperature: of the draws; see `stream_text`.
+        seed: of the draws.
+        show: takes the prompt, then each character as it is made, made printable.
+        note: takes a line that names the network, where the folder is that of a run.
+
+    Raises:
+        ConfigError: the folder has no network, or the text cannot be continued; nothing is shown.
+    """
+    home = best_network(folder)
+    model, alphabet = load_network(home)
+    characters = stream_text(
+        model, alphabet, prompt, length=length, temperature=temperature, seed=seed
+    )
+    if home != folder:
+        note(f"The best of {folder}: {home.name}")
+    show(prompt)
+    for character in characters:
+        show(printable(character))
+    show("\n")
 
 
 def best_network(folder: Path) -> Path:
@@ -67,7 +102,7 @@ def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
         config = from_dict(LanguageConfig, described["config"])
         alphabet = Alphabet(read_progress(home / CHECKPOINT)["alphabet"])
         _check_size(config, len(alphabet), (home / CHECKPOINT).stat().st_size)
-        model = build(ARMS[described["arm"]], len(alphabet), config)
+        model = ARMS[described["arm"]].build(len(alphabet), config)
         load_model(home / CHECKPOINT, model)
     except FileNotFoundError as error:
         raise ConfigError(f"{home} does not hold a network that predicts text: {error}") from None
@@ -115,7 +150,7 @@ def stream_text(
             number is out of range.
 
     Example:
-        >>> from fastweights.experiments.language_study.networks import CharacterModel
+        >>> from fastweights.experiments.language_model import CharacterModel
         >>> model = CharacterModel("fast-weights", 2, 4, LanguageConfig())
         >>> len("".join(stream_text(model.eval(), Alphabet("ab"), "abba", length=5)))
         5

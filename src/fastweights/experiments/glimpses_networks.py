@@ -1,53 +1,14 @@
-"""The networks that classify an image from its glimpses."""
+"""Networks that classify an image from its glimpses."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.nn import FastWeightsRNN, FastWeightsState
-from fastweights.nn.baselines import irnn
 from fastweights.tasks.glimpses import FIXED_ORDERS, FULL, PIXELS, QUADRANTS
-
-__all__ = ["ARMS", "Arm", "Classifier", "ConvNet", "MultiLevel"]
-
-Build = Callable[[GlimpsesConfig, int, int, str], nn.Module]
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """A network: the learning rates found for the sizes tried, how it is made (configuration,
-    features, size, order), and the orders in which it can see an image."""
-
-    label: str
-    learning_rates: Mapping[int, float]
-    build: Build
-    orders: tuple[str, ...] = (*FIXED_ORDERS, "scrambled")
-
-    def learning_rate(self, hidden_size: int) -> float:
-        """That of the nearest size tried."""
-        return self.learning_rates[min(self.learning_rates, key=lambda h: abs(h - hidden_size))]
-
-
-def _fast_weights(
-    config: GlimpsesConfig, features: int, size: int, memory: str = "hebbian"
-) -> FastWeightsRNN:
-    layer = FastWeightsRNN(
-        features,
-        size,
-        inner_steps=config.inner_steps,
-        decay=config.decay,
-        write_rate=config.write_rate,
-        memory=memory,
-        form="attention",  # keeps what was written apart, for whoever wants to see it
-    )
-    layer.reset_parameters(input_scale=config.input_scale, recurrent_scale=config.recurrent_scale)
-    return layer
 
 
 class MultiLevel(nn.Module):
@@ -112,31 +73,6 @@ class ConvNet(nn.Module):
         return torch.relu(self.whole(parts.transpose(0, 1).flatten(1)))[None], None
 
 
-_OF_FAST_WEIGHTS = {50: 2e-2, 100: 1e-2, 200: 2e-2}
-
-ARMS: Mapping[str, Arm] = {
-    "fast-weights": Arm(
-        "fast weights", _OF_FAST_WEIGHTS, lambda c, i, h, o: _fast_weights(c, i, h)
-    ),
-    "multi-level": Arm(
-        "fast weights, multi-level",
-        _OF_FAST_WEIGHTS,
-        lambda c, i, h, o: MultiLevel(_fast_weights(c, i, h), o),
-        tuple(FIXED_ORDERS),
-    ),
-    "layer-norm-rnn": Arm(
-        "layer-norm RNN",
-        {50: 2e-2, 100: 1e-2, 200: 1e-2},
-        lambda c, i, h, o: _fast_weights(c, i, h, memory="none"),
-    ),
-    "irnn": Arm("IRNN", {50: 1e-2, 100: 3e-3, 200: 3e-3}, lambda c, i, h, o: irnn(i, h)),
-    "lstm": Arm("LSTM", {50: 2e-2, 100: 2e-2, 200: 4e-2}, lambda c, i, h, o: nn.LSTM(i, h)),
-    "convnet": Arm(
-        "ConvNet", {50: 1e-2, 100: 1e-2, 200: 1e-2}, lambda c, i, h, o: ConvNet(h), ("published",)
-    ),
-}
-
-
 class Classifier(nn.Module):
     """Glimpses, a layer that reads them, and a linear readout of its last output."""
 
@@ -153,3 +89,25 @@ class Classifier(nn.Module):
     def present(self, glimpses: Tensor) -> Tensor:
         """What the layer sees: (24, N, features), from 0 to 1."""
         return glimpses.transpose(0, 1).to(torch.get_default_dtype()) / FULL
+
+
+def attention_shares(model: Classifier, glimpses: Tensor) -> list[list[float]]:
+    """How each step's attention is shared out among the glimpses before it.
+
+    Args:
+        model: with a layer of fast weights.
+        glimpses: of N images, as the model takes them.
+
+    Returns:
+        24 × 24: row t is the mean over images of the shares that step t, which sees glimpse t,
+        gives to the states after glimpses 0 … 23; the first row is 0.
+    """
+    assert isinstance(model.layer, FastWeightsRNN)
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        # The last read of a step; column m is the state after glimpse m − 1.
+        weights = model.layer.attention(model.present(glimpses.to(device)))[:, -1].clamp(min=0)
+    shares = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
+    mean = shares.mean(0)[:, 1:].cpu()
+    rows = torch.cat([mean, mean.new_zeros(len(mean), 1)], dim=1).tolist()
+    return [[round(share, 5) for share in row] for row in rows]

@@ -1,32 +1,33 @@
-"""The figures of the priming experiment."""
+"""Figures of the priming study."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.ticker import MaxNLocator
 
-from fastweights.experiments.other_uses.shared import draw_curve
-from fastweights.experiments.priming_study.config import PrimingConfig
-from fastweights.experiments.priming_study.findings import benefit, by_arm
-from fastweights.experiments.priming_study.networks import ARMS
-from fastweights.lab.experiment import Result
+from fastweights.experiments.priming_networks import ARMS, PrimingConfig, benefit
+from fastweights.lab.findings import Values
 from fastweights.nn import FastWeightsRNN
-from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
+from fastweights.report.figures import ARM_STYLES, DOTTED, draw_curve, draw_dots, new_figure
 from fastweights.report.section import Picture
-
-__all__ = ["pictures"]
 
 DECAYS = ("fast-weights", "decay-0.9", "decay-0.7", "power-law")
 BLUE, ORANGE = (colour for colour, _ in ARM_STYLES[:2])
 
+Runs = Sequence[Values]  # the finished runs of an arm
 
-def pictures(config: PrimingConfig, results: Sequence[Result]) -> list[Picture]:
-    """What the runs allow: accuracy against noise, priming against the delay, every seed."""
-    arms = by_arm(results)
+
+def pictures_of(config: PrimingConfig, arms: Mapping[str, Runs]) -> list[Picture]:
+    """What the runs allow: accuracy against noise, priming against the delay, every seed.
+
+    Args:
+        config: of all runs.
+        arms: the finished runs of every arm that has some.
+    """
     found = []
     if "fast-weights" in arms:
         found.append(_noise(config, arms["fast-weights"]))
@@ -37,24 +38,29 @@ def pictures(config: PrimingConfig, results: Sequence[Result]) -> list[Picture]:
     return found
 
 
-def _noise(config: PrimingConfig, values: Sequence[Mapping[str, Any]]) -> Picture:
+def _gained(runs: Runs, kind: str = "clean", observer: str = "network") -> npt.NDArray[np.float64]:
+    """Points of accuracy by priming at every delay, shape (seeds, delays)."""
+    return 100 * np.array([benefit(values, kind, observer) for values in runs])
+
+
+def _noise(config: PrimingConfig, runs: Runs) -> Picture:
     figure = new_figure(8.6, 4.2)
     noises = 100 * np.array(config.probe_noises)
     panels = (("network", "fast weights"), ("wiped", "the same, fast memory wiped"))
     for axes, (observer, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         lines = (("primed", BLUE, "-"), ("unprimed", ORANGE, "--"))
         for past, colour, style in lines:
-            curve = [v[observer]["noise"][f"{past}, clean"] for v in values]
+            curve = [v[observer]["noise"][f"{past}, clean"] for v in runs]
             words = "seen a moment ago" if past == "primed" else "not seen"
             draw_curve(axes, noises, 100 * np.array(curve), colour, style, words, "o")
-            ideal = [v["ideal"]["noise"][f"{past}, clean"] for v in values]
+            ideal = [v["ideal"]["noise"][f"{past}, clean"] for v in runs]
             label = f"ideal observer, {words}"
             axes.plot(
                 noises,
                 100 * np.mean(ideal, 0),
                 color=colour,
                 linewidth=0.9,
-                linestyle=(0, (1, 1.5)),
+                linestyle=DOTTED,
                 label=label,
             )
         axes.set(xlabel="flipped bits of the probe (%)", title=title, ylim=(0, 102))
@@ -72,14 +78,14 @@ def _noise(config: PrimingConfig, values: Sequence[Mapping[str, Any]]) -> Pictur
     )
 
 
-def _delay(config: PrimingConfig, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
+def _delay(config: PrimingConfig, arms: Mapping[str, Runs]) -> Picture:
     shown = [arm for arm in DECAYS if arm in arms]
     figure = new_figure(9.2, 3.9)
     between = np.array(config.between)
     grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, arm in zip(grid, shown, strict=True):
         for kind, colour, style in (("clean", BLUE, "-"), ("noisy", ORANGE, "--")):
-            gained = 100 * benefit(arms[arm], kind)
+            gained = _gained(arms[arm], kind)
             draw_curve(axes, between, gained, colour, style, f"{kind} exposure", "o")
             left = _remaining(config, arm)
             start = int(np.argmax(between > 0))  # at 0 the units themselves remember
@@ -88,7 +94,7 @@ def _delay(config: PrimingConfig, arms: Mapping[str, Sequence[Mapping[str, Any]]
                 gained[:, start].mean() * left / left[start],
                 color=colour,
                 linewidth=1,
-                linestyle=(0, (1, 1.5)),
+                linestyle=DOTTED,
                 label=f"decay r(k), through {between[start]}, {kind}",
             )
         axes.axhline(0, color="0.6", linewidth=0.8)
@@ -108,24 +114,24 @@ def _delay(config: PrimingConfig, arms: Mapping[str, Sequence[Mapping[str, Any]]
     )
 
 
-def _remaining(config: PrimingConfig, arm: str) -> np.ndarray:
+def _remaining(config: PrimingConfig, arm: str) -> npt.NDArray[np.float64]:
     layer = ARMS[arm].build(config)
     assert isinstance(layer, FastWeightsRNN)
     with torch.no_grad():
         return layer.decay(torch.tensor(config.between)).double().numpy()
 
 
-def _seeds(config: PrimingConfig, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
+def _seeds(config: PrimingConfig, arms: Mapping[str, Runs]) -> Picture:
     at = config.between.index(config.fixed_between)
-    rows: list[tuple[str, np.ndarray]] = []
-    for arm, values in arms.items():
-        rows.append((ARMS[arm].label, 100 * benefit(values)[:, at]))
+    rows: list[tuple[str, npt.NDArray[np.float64]]] = []
+    for arm, runs in arms.items():
+        rows.append((ARMS[arm].label, _gained(runs)[:, at]))
         if arm == "fast-weights":
             for name in ("wiped", "swapped"):
-                gained = 100 * benefit(values, observer=name)[:, at]
+                gained = _gained(runs, observer=name)[:, at]
                 rows.append((f"– its memory {name}", gained))
     some = next(iter(arms.values()))
-    rows.append(("ideal observer", 100 * benefit(some, observer="ideal")[:, at]))
+    rows.append(("ideal observer", _gained(some, observer="ideal")[:, at]))
     figure = new_figure(7.6, 1.2 + 0.3 * len(rows))
     axes = figure.add_subplot()
     draw_dots(axes, rows)

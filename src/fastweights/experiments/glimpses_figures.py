@@ -1,62 +1,36 @@
-"""The figures of the glimpses experiment."""
+"""Figures of the glimpses study: every error, and what fast weights attend to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from fastweights.experiments.glimpses_study.config import GlimpsesConfig
-from fastweights.experiments.glimpses_study.findings import errors, published_error
-from fastweights.experiments.glimpses_study.networks import ARMS
-from fastweights.lab.experiment import Result
 from fastweights.report.figures import ARM_STYLES, draw_dots, new_figure
 from fastweights.report.section import Picture
 from fastweights.tasks.glimpses import FIXED_ORDERS, QUADRANTS
 
-__all__ = ["pictures"]
 
+def error_picture(name: str, rows: Sequence[tuple[str, Sequence[float], float | None]]) -> Picture:
+    """Test errors in per cent.
 
-def pictures(config: GlimpsesConfig, results: Sequence[Result], name: str) -> list[Picture]:
-    """Every error, and what the fast weights attended to in each fixed order."""
-    found = [_errors(config, results, name)] if any(r.values for r in results) else []
-    for size in config.hidden_sizes:
-        for order in config.orders:
-            shares = [
-                r.values["attention"]
-                for r in results
-                if r.values is not None
-                and "attention" in r.values
-                and r.unit.options == {"hidden_size": size, "order": order}
-            ]
-            if shares and order in FIXED_ORDERS:
-                found.append(_attention(np.mean(shares, 0), size, order, len(shares), name))
-    return found
-
-
-def _errors(config: GlimpsesConfig, results: Sequence[Result], name: str) -> Picture:
-    several = len(config.orders) > 1
-    cells = errors(results)
-    rows = [
-        (
-            f"{ARMS[arm].label}, R = {size}" + (f", {order}" if several else ""),
-            [error for _, error in cell],
-        )
-        for (arm, size, order), cell in cells.items()
-    ]
+    Args:
+        name: of the picture.
+        rows: for each network its label, the errors of its seeds, and the published one.
+    """
     figure = new_figure(7.6, 1.3 + 0.3 * len(rows))
     axes = figure.add_subplot()
-    draw_dots(axes, rows)
-    for y, cell in enumerate(cells):
-        published = published_error(cell, config)
+    draw_dots(axes, [(label, errors) for label, errors, _ in rows])
+    for y, (_, _, published) in enumerate(rows):
         if published is not None:
             axes.plot(published, y, "D", color=ARM_STYLES[1][0], markersize=5, fillstyle="none")
     axes.set(xlabel="test error (%)")
     axes.set_xlim(left=0)
     return Picture(
-        name=f"{name}-errors",
+        name=name,
         figure=figure,
         alt=f"Test error of every run, a row for each of {len(rows)} networks; diamonds are the "
         "published errors.",
@@ -64,7 +38,18 @@ def _errors(config: GlimpsesConfig, results: Sequence[Result], name: str) -> Pic
     )
 
 
-def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str) -> Picture:
+def attention_picture(
+    name: str, every: Sequence[npt.ArrayLike], hidden_size: int, order: str
+) -> Picture:
+    """What the states after earlier glimpses contribute to a read.
+
+    Args:
+        name: the picture's begins so.
+        every: of each seed, the shares, shape (24, 24).
+        hidden_size: of the networks.
+        order: of the glimpses, one of ``FIXED_ORDERS``.
+    """
+    shares = np.mean(np.asarray(every, dtype=float), axis=0)
     figure = new_figure(7.2, 6.6)
     axes = figure.add_subplot()
     steps = len(shares)
@@ -88,16 +73,16 @@ def _attention(shares: np.ndarray, size: int, order: str, seeds: int, name: str)
     axes.set_ylabel("while this glimpse is seen", labelpad=34)
     for side in axes.spines.values():
         side.set_visible(False)
+    seeds = f"{len(every)} seed{'s' if len(every) > 1 else ''}"
     return Picture(
-        name=f"{name}-attention-r{size}-{order}",
+        name=f"{name}-attention-r{hidden_size}-{order}",
         figure=figure,
         alt=f"A triangle of 23 rows, order “{order}”: how the attention of each glimpse's step is "
         "shared out among the states after earlier glimpses.",
-        caption=f"What fast weights attend to at R = {size}: each row is a glimpse, from the top; "
-        "colours are the shares of the states after earlier glimpses in what is read, beside equal "
-        f"ones, a mean over test images and {seeds} seed{'s' if seeds > 1 else ''}. The "
-        "small squares show the image and, dark, the part that is seen: a quadrant coarsely, or a "
-        "patch.",
+        caption=f"What fast weights attend to at R = {hidden_size}: each row is a glimpse, from "
+        "the top; colours are the shares of the states after earlier glimpses in what is read, "
+        f"beside equal ones, a mean over test images and {seeds}. The small squares show the image "
+        "and, dark, the part that is seen: a quadrant coarsely, or a patch.",
     )
 
 

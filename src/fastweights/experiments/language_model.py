@@ -1,58 +1,63 @@
-"""The networks that read text, and what they cost."""
+"""Networks that read text a character at a time: their settings, and what they cost."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.nn import FastWeightsRNN
 
-__all__ = ["ARMS", "Arm", "CharacterModel", "build", "multiply_adds"]
+Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
-    """A network to train.
+class LanguageConfig:
+    """Settings of the study; see docs/language.md for how they were chosen.
 
-    Attributes:
-        label: what people call it.
-        kind: of its recurrent layers: "fast-weights", "layer-norm-rnn", "lstm" or "gru".
-        matches: what it has as much of as fast weights: "width", "parameters" or "compute".
-        learning_rate: that suits it.
+    Seeds are ``first_seed``, ``first_seed`` + 1, …; settings were chosen on seeds below 300.
+    ``text`` is a UTF-8 file, or None for tiny Shakespeare. ``hidden_size`` is that of fast weights;
+    the others match their parameters or their multiply-adds. An update reads ``segment`` characters
+    of ``streams`` places in the text. Where ``learning_rate`` is None, each arm has its own.
     """
 
-    label: str
-    kind: str
-    matches: str
-    learning_rate: float
-
-
-ARMS: Mapping[str, Arm] = MappingProxyType(
-    {
-        "fast-weights": Arm("fast weights", "fast-weights", "width", 2e-2),
-        "layer-norm-rnn": Arm("layer-norm RNN", "layer-norm-rnn", "width", 2e-2),
-        "lstm-parameters": Arm("LSTM, equal parameters", "lstm", "parameters", 4e-2),
-        "lstm-compute": Arm("LSTM, equal compute", "lstm", "compute", 4e-2),
-        "gru-parameters": Arm("GRU, equal parameters", "gru", "parameters", 2e-2),
-        "gru-compute": Arm("GRU, equal compute", "gru", "compute", 1e-2),
-    }
-)
+    text: str | None = None
+    arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "fast-weights",
+        "layer-norm-rnn",
+        "lstm-parameters",
+        "lstm-compute",
+        "gru-parameters",
+        "gru-compute",
+    )
+    hidden_size: Positive = 128
+    num_layers: Positive = 2
+    embedding_size: Positive = 64
+    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
+    streams: Positive = 32
+    segment: Positive = 64
+    updates: Positive = 1_000
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    warmup: Annotated[int, Field(ge=0)] = 100
+    gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    evaluate_every: Positive = 200
+    decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.9
+    write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.003
 
 
 class CharacterModel(nn.Module):
     """An embedding, recurrent layers, and a linear map to the logits of the next character.
 
     Args:
-        kind: of the recurrent layers, as in `Arm`.
-        vocabulary: characters.
+        kind: of the recurrent layers: "fast-weights", "layer-norm-rnn", "lstm" or "gru".
+        vocabulary: how many characters there are.
         hidden_size: of every layer.
         config: the other settings.
 
@@ -68,9 +73,11 @@ class CharacterModel(nn.Module):
         self, kind: str, vocabulary: int, hidden_size: int, config: LanguageConfig
     ) -> None:
         super().__init__()
+        self.hidden_size = hidden_size
         self.embedding = nn.Embedding(vocabulary, config.embedding_size)
         self.layers = _layers(kind, hidden_size, config)
         self.output = nn.Linear(hidden_size, vocabulary)
+        self.multiply_adds = multiply_adds(kind, vocabulary, hidden_size, config)
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Logits (L, N, characters) for tokens (L, N), and the state to go on from."""
@@ -116,23 +123,34 @@ def multiply_adds(kind: str, vocabulary: int, hidden_size: int, config: Language
     return layers + hidden_size * vocabulary
 
 
-def build(arm: Arm, vocabulary: int, config: LanguageConfig) -> CharacterModel:
-    """The network of an arm, as wide as comes closest to what it matches."""
-    return CharacterModel(arm.kind, vocabulary, _width(arm, vocabulary, config), config)
-
-
-def _width(arm: Arm, vocabulary: int, config: LanguageConfig) -> int:
-    if arm.matches == "width":
-        return config.hidden_size
-    cost: Callable[[str, int, int, LanguageConfig], int]
-    cost = _parameters if arm.matches == "parameters" else multiply_adds
-    wanted = cost("fast-weights", vocabulary, config.hidden_size, config)
-    widths = range(1, 2 * config.hidden_size + 1)
-    return min(widths, key=lambda width: abs(cost(arm.kind, vocabulary, width, config) - wanted))
-
-
 @functools.cache
-def _parameters(kind: str, vocabulary: int, hidden_size: int, config: LanguageConfig) -> int:
+def count_parameters(kind: str, vocabulary: int, hidden_size: int, config: LanguageConfig) -> int:
+    """The parameters of a network, which is not made for it.
+
+    Example:
+        >>> config = LanguageConfig(embedding_size=10, num_layers=1)
+        >>> count_parameters("gru", 65, 20, config) == 650 + 3 * 20 * (10 + 20 + 2) + 21 * 65
+        True
+    """
     with torch.device("meta"):
         model = CharacterModel(kind, vocabulary, hidden_size, config)
     return sum(p.numel() for p in model.parameters())
+
+
+def matched_width(
+    kind: str,
+    vocabulary: int,
+    config: LanguageConfig,
+    cost: Callable[[str, int, int, LanguageConfig], int],
+) -> int:
+    """The hidden size at which a network's cost comes closest to that of fast weights.
+
+    Args:
+        kind: of its recurrent layers.
+        vocabulary: how many characters there are.
+        config: the hidden size of fast weights, and the other settings.
+        cost: `multiply_adds` or `count_parameters`.
+    """
+    wanted = cost("fast-weights", vocabulary, config.hidden_size, config)
+    widths = range(1, 2 * config.hidden_size + 1)
+    return min(widths, key=lambda width: abs(cost(kind, vocabulary, width, config) - wanted))
