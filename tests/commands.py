@@ -76,14 +76,16 @@ class Started:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it does not end:\n{self.told}") from None
 
-    def until(self, happened: Callable[[], bool], timeout: float = 300) -> bool:
+    def until(
+        self, happened: Callable[[], bool], timeout: float = 300, every: float = 0.02
+    ) -> bool:
         """Wait for something; False if the command ended before it happened."""
         limit = time.monotonic() + timeout
         while not happened():
             if not self.is_running:
                 return False
             assert time.monotonic() < limit, f"it does not come:\n{self.told}"
-            time.sleep(0.002)
+            time.sleep(every)
         return True
 
     def workers(self) -> list[int]:
