@@ -32,10 +32,11 @@ from fastweights.experiments.language_study.generation import (
 )
 from fastweights.experiments.plan import NOT_FINISHED, Plan, results_of
 from fastweights.experiments.registry import EXPERIMENTS, find
-from fastweights.experiments.runner import run_units
+from fastweights.experiments.runner import run_units, taken_away
 from fastweights.experiments.sweep import (
     Cell,
     Sweep,
+    holds,
     load_sweep,
     prepare_sweep,
     read_grid,
@@ -239,6 +240,8 @@ def _carry_out(
             )
         chapters = _chapters(whole, failures)
         path = folder / "report.html"
+        if not holds(folder):
+            raise taken_away(folder)
         try:
             write_report(path, chapters)
         finally:  # the numbers are shown even if there is no room for the page

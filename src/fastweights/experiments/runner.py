@@ -28,7 +28,7 @@ from fastweights.training.config import ConfigError, as_dict
 from fastweights.training.environment import environment
 from fastweights.training.pool import Execute, run_all
 
-__all__ = ["locked", "run_units"]
+__all__ = ["locked", "run_units", "taken_away"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,8 +97,13 @@ def _check_still_there(folder: Path, held: int) -> None:
     with suppress(OSError):
         if os.path.samestat(os.fstat(held), os.stat(folder / ".lock")):
             return
+    raise taken_away(folder)
+
+
+def taken_away(folder: Path) -> FileNotFoundError:
+    """The error to raise where a folder is no longer there."""
     told = "the folder was removed, moved or replaced while it was in use"
-    raise FileNotFoundError(errno.ENOENT, told, str(folder))
+    return FileNotFoundError(errno.ENOENT, told, str(folder))
 
 
 def _is_done(home: Path, root: Path) -> bool:
@@ -185,5 +190,5 @@ def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None
 def _conclude(path: Path, content: Any) -> None:
     """Write how a unit ended; if its folder was taken away meanwhile, it does not come back."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the folder was removed meanwhile", str(path.parent))
+        raise taken_away(path.parent)
     write_json(path, content, checksum=True)
