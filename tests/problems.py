@@ -23,6 +23,7 @@ from fastweights.ops.fast_weights import Drive, LayerState, Options, SlowWeights
 from tests.oracle import DECAYS, WeightAt
 
 __all__ = [
+    "KERNELS",
     "RECURRENT",
     "STATIONARY",
     "Problem",
@@ -33,6 +34,8 @@ __all__ = [
     "run",
     "solve",
 ]
+
+KERNELS = ["native"]  # the fused backends of the CPU
 
 _DECAYS: dict[str, Callable[[], Decay]] = {
     "exponential": lambda: Exponential(0.9),

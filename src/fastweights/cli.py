@@ -339,8 +339,12 @@ def bench(
         typer.Option("--compile", help="Time torch.compile too; it needs a C++ compiler."),
     ] = False,
     fresh: Annotated[
-        bool, typer.Option(help="Time first calls, in new processes that compile everything.")
+        bool, typer.Option(help="Time first calls, in new processes with empty caches.")
     ] = True,
+    install: Annotated[
+        bool,
+        typer.Option("--install", help="Time `pip install` of this source to a first gradient."),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything that was measured here.")
     ] = None,
@@ -360,6 +364,7 @@ def bench(
         budget=budget,
         device=device,
         fresh=fresh,
+        install=install,
     )
     units = benchmark.units(settings)
     with _Bar(units) as bar:

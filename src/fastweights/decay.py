@@ -18,17 +18,24 @@ class                       r(k)                    source
 ==========================  ======================  ===============================================
 
 Every decay is an ``nn.Module``; with ``learnable=True`` its parameter takes part in training and
-stays in its valid range whatever the optimizer does to it.
+stays in its valid range whatever the optimizer does to it. All can be made on the meta device;
+``reset_parameters()`` gives them their numbers once they are on a real one.
 """
 
 from __future__ import annotations
 
+import bisect
+import copy
 import itertools
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_values
 
 __all__ = [
     "Decay",
@@ -53,8 +60,12 @@ class Decay(nn.Module):
         components: how many matrices that takes.
         fixed: what r depends on, as a number, where that never changes by itself; None where r is
             learned or comes from a buffer, and for classes from elsewhere, of which nobody knows.
-        horizon: ages of ``horizon`` and more have r = 0, so older memories need not be kept;
-            None when every age counts.
+        horizon: ages of ``horizon`` and more have r = 0 (at least in single precision), so older
+            memories need not be kept; None when every age counts. A decay that has no horizon and
+            is not recurrent keeps every vector, one more with each step.
+
+    A decay of one's own that holds tensors should say in :meth:`reset_parameters` what they start
+    from: that is what layers, and whoever makes models on the meta device, call.
 
     Example:
         >>> class Linear(Decay):  # a decay of one's own
@@ -92,7 +103,7 @@ class Decay(nn.Module):
                 f"{type(self).__name__} depends on the step a memory was written and the step it "
                 "is read, not on the age alone; call between(written, read) instead"
             )
-        if not torch.compiler.is_compiling() and ages.numel() and bool((ages < 0).any()):
+        if has_values(ages) and ages.numel() and bool((ages < 0).any()):
             raise ValueError(f"ages must be non-negative, got a minimum of {ages.min().item()}")
         floating = ages if ages.is_floating_point() else ages.to(torch.get_default_dtype())
         return self._at(floating)
@@ -131,25 +142,24 @@ class Decay(nn.Module):
 
     def write_shares(self) -> Tensor:
         """How much of a write goes to each matrix, shape (components,); their sum is r(0) = 1."""
-        return torch.ones(1, dtype=torch.float64)
+        return torch.ones(1, dtype=torch.float64, device="cpu")  # whatever the default device
 
 
-def _check(name: str, value: float, low: float, high: float, *, closed: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    inside = low <= value <= high if closed else low < value < high
-    if not inside:  # NaN compares false, so it is refused here too
-        brackets = "[]" if closed else "()"
-        raise ValueError(
-            f"{name} must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value}"
-        )
-    return float(value)
+def has_values(x: Tensor) -> bool:
+    """Whether numbers are there to be looked at: on no meta device, and not under a transform."""
+    return (
+        not torch.compiler.is_compiling()
+        and not x.is_meta
+        and type(x) in (Tensor, nn.Parameter)
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
-def _check_learnable(learnable: bool) -> bool:
-    if not isinstance(learnable, bool):
-        raise TypeError(f"learnable must be True or False, got {learnable!r}")
-    return learnable
+def _written(number: Tensor | float) -> str:
+    if isinstance(number, Tensor) and not has_values(number):
+        return "?"
+    return f"{float(number):.6g}"
 
 
 class Exponential(Decay):
@@ -171,16 +181,15 @@ class Exponential(Decay):
 
     def __init__(self, rate: float = 0.95, *, learnable: bool = False) -> None:
         super().__init__()
-        self.learnable = _check_learnable(learnable)
-        self._rate = _check("rate", rate, 0.0, 1.0, closed=not learnable)
+        self.learnable = check_flag("learnable", learnable)
+        self._rate = check_number("rate", rate, 0, 1, "()" if learnable else "[]")
         if learnable:
             self.logit_rate = nn.Parameter(torch.empty(()))
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
         if self.learnable:
-            with torch.no_grad():
-                self.logit_rate.fill_(math.log(self._rate) - math.log1p(-self._rate))
+            set_values(self.logit_rate, math.log(self._rate) - math.log1p(-self._rate))
 
     @property
     def fixed(self) -> float | None:
@@ -199,7 +208,19 @@ class Exponential(Decay):
 
     def extra_repr(self) -> str:
         with torch.no_grad():
-            return f"rate={float(self.rate):.6g}, learnable={self.learnable}"
+            return f"rate={_written(self.rate)}, learnable={self.learnable}"
+
+
+def _numbers(
+    name: str,
+    values: Iterable[float],
+    low: float = -math.inf,
+    high: float = math.inf,
+    ends: str = "[]",
+) -> list[float]:
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of numbers, got {type(values).__name__}")
+    return [check_number(name, value, low, high, ends) for value in values]
 
 
 class SumOfExponentials(Decay):
@@ -225,24 +246,26 @@ class SumOfExponentials(Decay):
     shares: Tensor
     speeds: Tensor
 
-    def __init__(self, shares: Sequence[float], rates: Sequence[float]) -> None:
+    def __init__(self, shares: Iterable[float], rates: Iterable[float]) -> None:
         super().__init__()
-        if len(shares) != len(rates) or not shares:
+        self._shares, rates = _numbers("shares", shares), _numbers("rates", rates, 0, 1, "(]")
+        if len(self._shares) != len(rates) or not rates:
             raise ValueError(
-                f"shares and rates must be as many, and at least one, got {len(shares)} and "
+                f"shares and rates must be as many, and at least one, got {len(self._shares)} and "
                 f"{len(rates)}"
             )
-        shares = [_check("shares", x, -math.inf, math.inf, closed=False) for x in shares]
-        if abs(math.fsum(shares) - 1) > 1e-6:
-            raise ValueError(f"shares must add up to 1, got {math.fsum(shares):g}")
-        rates = [_check("rates", x, 0.0, 1.0, closed=True) for x in rates]
-        if min(rates) == 0:
-            raise ValueError("rates must lie in (0, 1], got 0")
-        self.components = len(shares)
-        self.register_buffer("shares", torch.tensor(shares, dtype=torch.float64))
+        if abs(math.fsum(self._shares) - 1) > 1e-6:
+            raise ValueError(f"shares must add up to 1, got {math.fsum(self._shares):g}")
         # Not the rates: 1 − 10⁻⁶ is a number of two digits in single precision, 10⁻⁶ of seven.
-        speeds = [-math.log(rate) for rate in rates]
-        self.register_buffer("speeds", torch.tensor(speeds, dtype=torch.float64))
+        self._speeds = [-math.log(rate) for rate in rates]
+        self.components = len(rates)
+        self.register_buffer("shares", torch.empty(self.components, dtype=torch.float64))
+        self.register_buffer("speeds", torch.empty(self.components, dtype=torch.float64))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        set_values(self.shares, torch.tensor(self._shares, dtype=torch.float64, device="cpu"))
+        set_values(self.speeds, torch.tensor(self._speeds, dtype=torch.float64, device="cpu"))
 
     def _each(self, ages: Tensor) -> Tensor:
         return torch.exp(-ages[..., None] * self.speeds.to(ages.dtype))
@@ -265,16 +288,15 @@ class _WithExponent(Decay):
 
     def __init__(self, exponent: float = 0.5, *, learnable: bool = False) -> None:
         super().__init__()
-        self.learnable = _check_learnable(learnable)
-        self._exponent = _check("exponent", exponent, 0.0, math.inf, closed=False)
+        self.learnable = check_flag("learnable", learnable)
+        self._exponent = check_number("exponent", exponent, 0, ends="()")
         if learnable:
             self.log_exponent = nn.Parameter(torch.empty(()))
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
         if self.learnable:
-            with torch.no_grad():
-                self.log_exponent.fill_(math.log(self._exponent))
+            set_values(self.log_exponent, math.log(self._exponent))
 
     @property
     def fixed(self) -> float | None:
@@ -293,11 +315,13 @@ class _WithExponent(Decay):
         exponent = self.exponent
         if isinstance(exponent, Tensor):
             exponent = exponent.to(log_base.dtype)
+        else:
+            exponent = min(exponent, 1e30)  # beyond which single precision makes a NaN of r(0)
         return torch.exp(-exponent * log_base)
 
     def extra_repr(self) -> str:
         with torch.no_grad():
-            return f"exponent={float(self.exponent):.6g}, learnable={self.learnable}"
+            return f"exponent={_written(self.exponent)}, learnable={self.learnable}"
 
 
 class PowerLaw(_WithExponent):
@@ -325,8 +349,10 @@ class PowerLaw(_WithExponent):
 
         The rates are spread evenly over the logarithm of their time scales, and the shares are
         the least squares of the relative error (compare Beylkin & Monzón, 2010, "Approximation by
-        exponential sums revisited"). With γ = ½, 1e-3 over 10⁵ ages takes 13 of them; beyond the
-        horizon the sum falls off faster than the power law.
+        exponential sums revisited"). With γ = ½, 1e-3 over 10⁵ ages takes 13 of them, 0.05 over
+        a thousand takes 5; beyond the horizon the sum falls off faster than the power law. With
+        ``form="auto"`` a layer carries them as C matrices once it has written about 2·C·H vectors,
+        from where that costs less.
 
         Args:
             tolerance: largest ``|sum − r| / r`` at the ages 0 … horizon, in (0, 1).
@@ -340,45 +366,55 @@ class PowerLaw(_WithExponent):
             >>> decay.components, round(decay(torch.tensor(99.0)).item(), 3)
             (7, 0.1)
         """
-        tolerance = _check("tolerance", tolerance, 0.0, 1.0, closed=False)
-        if isinstance(horizon, bool) or not isinstance(horizon, int):
-            raise TypeError(f"horizon must be an integer, got {type(horizon).__name__}")
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
-
+        tolerance = check_number("tolerance", tolerance, 0, 1, "()")
+        horizon = check_integer("horizon", horizon, high=2**53)
         with torch.no_grad():
+            exponent = self.exponent
+            if isinstance(exponent, Tensor) and not has_values(exponent):
+                raise ValueError(f"{self} is learned, and its exponent has no value here")
+            exact = PowerLaw(float(exponent))
+            seen = _ages(horizon, 2000)
             for count in range(2, 41):
-                total = _fitted(self, count, horizon)
-                seen = _ages(horizon, 2000)
-                if ((total(seen) / self(seen) - 1).abs() <= tolerance).all():
-                    return total
+                shares, speeds = _fitted(exact, count, horizon)
+                total = torch.exp(-seen[:, None] * speeds) @ shares
+                if ((total / exact(seen) - 1).abs() <= tolerance).all():
+                    return SumOfExponentials(shares.tolist(), speeds.neg().exp().tolist())
         raise ValueError(
             f"no sum of 40 exponentials is within tolerance={tolerance:g} of {self} up to the age "
             f"{horizon}"
         )
 
 
+# The numbers of the fit are made on the CPU, also where new tensors go to another device, as under
+# `with torch.device("meta")`.
+
+
 def _ages(horizon: int, count: int) -> Tensor:
     """The first ``count`` ages, and as many more, evenly over their logarithm."""
-    later = torch.logspace(0, math.log10(horizon), count, dtype=torch.float64).round()
-    return torch.cat([torch.arange(min(count, horizon + 1)), later]).unique()
+    first = torch.arange(min(count, horizon + 1), dtype=torch.float64, device="cpu")
+    return torch.cat([first, _spread(1, horizon, count).round()]).unique()
 
 
-def _fitted(decay: Decay, count: int, horizon: int) -> SumOfExponentials:
-    """The sum of ``count`` exponentials with the smallest relative error of those tried."""
+def _spread(low: float, high: float, count: int) -> Tensor:
+    """Numbers evenly over their logarithm."""
+    ends = math.log10(low), math.log10(high)
+    return torch.logspace(*ends, count, dtype=torch.float64, device="cpu")
+
+
+def _fitted(decay: Decay, count: int, horizon: int) -> tuple[Tensor, Tensor]:
+    """Shares and speeds of ``count`` exponentials, the best of those tried."""
     ages = _ages(horizon, 300)
     r = decay(ages)[:, None]
     fits = []
     for slowest, fastest in itertools.product((0.2, 0.5, 1.0), (1.0, 1.5, 2.0, 3.0)):
-        speeds = torch.logspace(
-            math.log10(slowest / horizon), math.log10(fastest), count, dtype=torch.float64
-        )
+        speeds = _spread(slowest / horizon, fastest, count)
         relative = torch.exp(-ages[:, None] * speeds) / r
-        shares = torch.linalg.lstsq(relative, torch.ones_like(r)).solution
+        # Not by the default driver, whose last bits depend on where its workspace happens to lie.
+        shares = torch.linalg.lstsq(relative, torch.ones_like(r), driver="gelsd").solution
         shares = shares / shares.sum()  # r(0) = 1
         fits.append(((relative @ shares - 1).abs().max().item(), shares[:, 0], speeds))
     _, shares, speeds = min(fits, key=lambda fit: fit[0])
-    return SumOfExponentials(shares.tolist(), speeds.neg().exp().tolist())
+    return shares, speeds
 
 
 class Factorial(_WithExponent):
@@ -394,10 +430,29 @@ class Factorial(_WithExponent):
     Example:
         >>> Factorial(1.0)(torch.arange(4))
         tensor([1.0000, 0.5000, 0.1667, 0.0417])
+        >>> Factorial(1.0).horizon, Factorial(0.5).horizon  # a learned one has none
+        (38, 64)
     """
+
+    def __init__(self, exponent: float = 0.5, *, learnable: bool = False) -> None:
+        super().__init__(exponent, learnable=learnable)
+        if self.fixed is not None:
+            self.horizon = _first_age_at_zero(self.fixed)
 
     def _at(self, ages: Tensor) -> Tensor:
         return self._power(torch.lgamma(ages + 2))
+
+
+def _first_age_at_zero(exponent: float) -> int | None:
+    """Where ((k + 1)!)^−exponent is nothing in single precision, 2⁻¹⁵⁰; None if that is far."""
+
+    def is_zero(age: int) -> bool:
+        return exponent * math.lgamma(age + 2) >= 150 * math.log(2)
+
+    farthest = 1 << 20
+    if not is_zero(farthest):
+        return None
+    return bisect.bisect_left(range(farthest), True, key=is_zero)
 
 
 class StepIndexed(_WithExponent):
@@ -451,22 +506,20 @@ class Free(Decay):
     """
 
     def __init__(
-        self, length: int, *, values: Sequence[float] | None = None, learnable: bool = False
+        self, length: int, *, values: Iterable[float] | None = None, learnable: bool = False
     ) -> None:
         super().__init__()
-        if isinstance(length, bool) or not isinstance(length, int):
-            raise TypeError(f"length must be an integer, got {type(length).__name__}")
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
-        start = [0.95**k for k in range(1, length)] if values is None else list(values)
-        if len(start) != length - 1:
+        length = check_integer("length", length)
+        if values is None:
+            values = (0.95**k for k in range(1, length))
+        self._start = _numbers("values", values)
+        if len(self._start) != length - 1:
             raise ValueError(
                 f"values must hold r(1) … r(length − 1), that is {length - 1} numbers, "
-                f"got {len(start)}"
+                f"got {len(self._start)}"
             )
         self.horizon = length
-        self.learnable = _check_learnable(learnable)
-        self._start = [_check("values", v, -math.inf, math.inf, closed=False) for v in start]
+        self.learnable = check_flag("learnable", learnable)
         later = torch.empty(length - 1)
         if learnable:
             self.values = nn.Parameter(later)
@@ -475,8 +528,7 @@ class Free(Decay):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.values.copy_(torch.tensor(self._start, dtype=torch.float64))
+        set_values(self.values, torch.tensor(self._start, dtype=torch.float64, device="cpu"))
 
     def _at(self, ages: Tensor) -> Tensor:
         values: Tensor = self.values
@@ -485,6 +537,28 @@ class Free(Decay):
 
     def extra_repr(self) -> str:
         return f"length={self.horizon}, learnable={self.learnable}"
+
+
+def made_anew(decay: Decay, device: torch.device) -> Decay:
+    """A copy on ``device`` with the values that the decay was made with.
+
+    Raises:
+        ValueError: the decay is on the meta device, and a class from elsewhere that cannot say what
+            its values were.
+    """
+    own = copy.deepcopy(decay)
+    tensors = itertools.chain(own.parameters(), own.buffers())
+    if device.type == "meta" or not any(tensor.is_meta for tensor in tensors):
+        own.to(device=device)
+    elif type(own).reset_parameters is Decay.reset_parameters:
+        raise ValueError(
+            f"decay is a {type(own).__name__} on the meta device and has no reset_parameters() to "
+            f"give it its values on {device}; make it there, or write that method"
+        )
+    else:
+        own.to_empty(device=device)
+    own.reset_parameters()
+    return own
 
 
 def as_decay(decay: Decay | float) -> Decay:
@@ -500,11 +574,9 @@ def as_decay(decay: Decay | float) -> Decay:
     """
     if isinstance(decay, Decay):
         return decay
-    if isinstance(decay, bool) or not isinstance(decay, (int, float)):
+    if isinstance(decay, bool) or not isinstance(decay, numbers.Real):
         raise TypeError(
             "decay must be a number (the rate of an exponential decay) or a "
             f"fastweights.decay.Decay, got {type(decay).__name__}"
         )
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay must lie in [0, 1] when given as a number, got {decay}")
-    return Exponential(decay)
+    return Exponential(check_number("decay", decay, 0, 1))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastweights.bench.cases import CASES, INPUTS, Case, parse_case
+from fastweights.bench.cases import CASES, INPUTS, STEPS, Case, parse_case
 from fastweights.bench.peers import EagerAttention
 from fastweights.nn import FastWeightsRNN
 from fastweights.training.config import ConfigError
@@ -35,6 +37,13 @@ def test_beyond_the_width_a_step_costs_the_same() -> None:
     assert growth(9, "training") == forward + backward
 
 
+def test_a_step_from_a_state_reads_the_whole_matrix() -> None:
+    one, fresh = Case(2, 1, 4, state=True), Case(2, 1, 4)
+    more = 2 * (4 * 4 * 4 - 4 * 4)  # the matrix form beside one vector
+    assert one.flops("forward") - fresh.flops("forward") == more
+    assert one.flops("training") - fresh.flops("training") == 3 * more
+
+
 @pytest.mark.parametrize("case", [Case(3, 1, 5), Case(3, 4, 5), Case(2, 7, 7)])
 def test_torch_counts_the_same_in_the_attention_form(case: Case) -> None:
     net = EagerAttention(FastWeightsRNN(INPUTS, case.width))
@@ -44,16 +53,20 @@ def test_torch_counts_the_same_in_the_attention_form(case: Case) -> None:
 
 
 def test_names_lead_back_to_their_cases() -> None:
-    assert [parse_case(case.name) for case in CASES] == list(CASES)
+    assert [parse_case(case.name) for case in (*CASES, *STEPS)] == [*CASES, *STEPS]
     assert parse_case("4096x32x64") == Case(4096, 32, 64)
 
 
-@pytest.mark.parametrize("name", ["128x11", "128x11x0", "128x11xH", "128x11x50x1", "-1x2x3", ""])
+@pytest.mark.parametrize(
+    "name", ["128x11", "128x11x0", "128x11xH", "128x11x50x1", "-1x2x3", "", "2x3x4+state", "+state"]
+)
 def test_what_is_no_case(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"BATCHxLENGTHxWIDTH.*'{name}'.*128x11x50"):
+    with pytest.raises(ConfigError, match=f"BATCHxLENGTHxWIDTH.*'{re.escape(name)}'.*128x11x50"):
         parse_case(name)
 
 
 def test_the_nearest_case_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean '16x1x64\+state'"):
+        parse_case("16x1x64+stat")
     with pytest.raises(ConfigError, match="did you mean '128x200x100'"):
         parse_case("128x200x100x")

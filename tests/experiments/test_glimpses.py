@@ -37,13 +37,18 @@ def digits(count: int, seed: int) -> MnistSplit:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    folder, found = tmp_path_factory.mktemp("runs"), []
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def results(runs: Path) -> list[Result]:
+    found = []
     with pytest.MonkeyPatch.context() as patch:
         data = Mnist(digits(60, 0), digits(20, 1), digits(20, 2))
         patch.setattr(training, "load_mnist", lambda *_, **__: data)
         for unit in EXPERIMENT.units(CONFIG, 2):
-            home = folder / unit.name
+            home = runs / unit.name
             home.mkdir()
             found.append(Result(unit, EXPERIMENT.run(CONFIG, unit, home, "cpu", None)))
     return found
@@ -152,13 +157,13 @@ def test_attention_shares_are_those_of_the_layer() -> None:
 
 
 def test_a_run_that_goes_on_ends_with_the_same_numbers(
-    results: list[Result], monkeypatch: pytest.MonkeyPatch
+    results: list[Result], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = Mnist(digits(60, 0), digits(20, 1), digits(20, 2))
     monkeypatch.setattr(training, "load_mnist", lambda *_, **__: data)
     first = results[0]
     assert first.values is not None
-    again = EXPERIMENT.run(CONFIG, first.unit, first.folder, "cpu", None)
+    again = EXPERIMENT.run(CONFIG, first.unit, runs / first.unit.name, "cpu", None)
     assert {**again, "seconds": 0} == {**first.values, "seconds": 0}
 
 

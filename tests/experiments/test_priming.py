@@ -48,11 +48,15 @@ def patterns() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    folder = tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def results(runs: Path) -> list[Result]:
     found = []
     for unit in EXPERIMENT.units(CONFIG, 2):
-        home = folder / unit.name
+        home = runs / unit.name
         home.mkdir()
         found.append(Result(unit, EXPERIMENT.run(CONFIG, unit, home, "cpu", None)))
     return found
@@ -110,10 +114,12 @@ def test_curves_are_of_the_conditions_they_name() -> None:
     assert set(measure(model, config, 0)) == {"network", "ideal"}
 
 
-def test_a_run_that_goes_on_measures_the_network_it_had_trained(results: list[Result]) -> None:
+def test_a_run_that_goes_on_measures_the_network_it_had_trained(
+    results: list[Result], runs: Path
+) -> None:
     first = results[0]
     assert first.values is not None
-    again = EXPERIMENT.run(CONFIG, first.unit, first.folder, "cpu", None)
+    again = EXPERIMENT.run(CONFIG, first.unit, runs / first.unit.name, "cpu", None)
     assert {**again, "seconds": 0} == {**first.values, "seconds": 0}
 
 

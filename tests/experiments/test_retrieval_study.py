@@ -201,6 +201,24 @@ def test_the_section_answers_what_it_can() -> None:
     assert section.tables[0].rows[0][1] == "identity, scale 1"
 
 
+def test_what_was_withdrawn_is_shown_as_withdrawn() -> None:
+    results = runs(fast_weights=[0.99, 0.98], norm_preliminary=[0.9, 0.9])
+    config = RetrievalConfig(arms=("fast-weights", "norm-preliminary"))
+
+    def cells(reason: str) -> tuple[list[str], list[str], list[str]]:
+        lost = [
+            Result(r.unit, None, reason) if r.unit.arm == "norm-preliminary" else r for r in results
+        ]
+        section = Controls().section(config, lost, Path())
+        claims = [f"{c.ours}, {c.n}, {c.verdict}" for c in section.claims]
+        answers = [row[-1] for row in section.tables[0].rows]
+        return claims, answers, [row[3] for row in section.tables[1].rows if "h_0" in row[0]]
+
+    everywhere = ["withdrawn, 0, withdrawn"], ["withdrawn"], ["withdrawn"]
+    assert cells("withdrawn: trained with a wrong gradient") == everywhere
+    assert cells("FloatingPointError: the loss is nan") == ([], [], ["failed"])
+
+
 def test_the_sizes_of_every_network_can_be_told() -> None:
     results = runs(**{arm.replace("-", "_"): [0.5] for arm in ARMS})
     section = Controls().section(RetrievalConfig(arms=tuple(ARMS)), results, Path())

@@ -33,7 +33,7 @@ SMALL = [
     "validation_size=64",
     "test_size=64",
     "batch_size=16",
-    "updates=500",
+    "updates=3000",
     "evaluate_every=10",
 ]
 

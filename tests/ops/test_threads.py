@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fastweights.ops import threads
-from fastweights.ops.threads import CLAIMED, run_on, threads_for
+from fastweights.ops.threads import Kernel, run_on_threads, threads_for
 
 FORKED = """
 import os, sys, torch
@@ -29,15 +29,15 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
-Region = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))
-
 
 def run(count: int, work: Callable[[Any], None], *numbers: int) -> None:
-    region = Region(work)
-    address = ctypes.cast(region, ctypes.c_void_p).value
+    call = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))(work)
+    address = ctypes.cast(call, ctypes.c_void_p).value
     assert address is not None
-    run_on(count, address, numbers)
-    threads._function.cache_clear()  # another region may come to stand at this address
+    pointer = ctypes.POINTER(ctypes.c_int64)
+    shared = (ctypes.c_int64 * (1 + len(numbers)))(0, *numbers)
+    kernel = Kernel(lambda at: call(ctypes.cast(at, pointer)), address)
+    run_on_threads(count, kernel, ctypes.addressof(shared))
 
 
 def done_by(count: int, blocks: int) -> list[int]:
@@ -49,7 +49,7 @@ def done_by(count: int, blocks: int) -> list[int]:
         while True:
             with lock:
                 block, numbers[0] = numbers[0], numbers[0] + 1
-            if block >= numbers[CLAIMED]:
+            if block >= numbers[1]:
                 return
             done.append(block)
 
@@ -98,8 +98,8 @@ def test_threads_run_at_the_same_time_and_all_are_waited_for() -> None:
 def test_all_get_the_same_numbers() -> None:
     torch.set_num_threads(2)
     seen = []
-    run(2, lambda numbers: seen.append([numbers[k] for k in range(CLAIMED + 2)]), 5, -6)
-    assert seen == [[0, 0, 0, 5, -6]] * 2
+    run(2, lambda numbers: seen.append([numbers[k] for k in range(3)]), 5, -6)
+    assert seen == [[0, 5, -6]] * 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -62,10 +62,11 @@ CASES: dict[str, tuple[Any, Callable[..., np.ndarray], dict, dict, str]] = {
     "sgd-reference": (torch.optim.SGD, sgd_rule, SGD, {"foreach": False}, "reference"),
     "sgd-foreach": (torch.optim.SGD, sgd_rule, SGD, {"foreach": True}, "foreach"),
     "sgd-fused": (torch.optim.SGD, sgd_rule, SGD, {"fused": True}, "foreach"),
-    "sgd-numba": (torch.optim.SGD, sgd_rule, SGD, {}, "numba"),
+    "sgd-native": (torch.optim.SGD, sgd_rule, SGD, {}, "native"),
     "nesterov-foreach": (torch.optim.SGD, sgd_rule, NESTEROV, {"foreach": True}, "foreach"),
-    "nesterov-numba": (torch.optim.SGD, sgd_rule, NESTEROV, {}, "auto"),
-    "adamw-loop": (torch.optim.AdamW, adamw_rule, ADAMW, {"foreach": False}, "auto"),
+    "nesterov-native": (torch.optim.SGD, sgd_rule, NESTEROV, {}, "auto"),
+    "adamw-native": (torch.optim.AdamW, adamw_rule, ADAMW, {}, "native"),
+    "adamw-loop": (torch.optim.AdamW, adamw_rule, ADAMW, {"foreach": False}, "foreach"),
     "adamw-foreach": (torch.optim.AdamW, adamw_rule, ADAMW, {"foreach": True}, "foreach"),
     "adamw-fused": (torch.optim.AdamW, adamw_rule, ADAMW, {"fused": True}, "foreach"),
 }
@@ -172,7 +173,7 @@ def test_equals_ten_lines_over_a_thousand_random_steps(
 
 # -- what each word promises -----------------------------------------------------------------------
 
-BACKENDS = ["reference", "foreach", "numba"]
+BACKENDS = ["reference", "foreach", "native"]
 
 
 def make(backend: str = "auto", dtype: torch.dtype = torch.float64, **fast: float):  # type: ignore[no-untyped-def]

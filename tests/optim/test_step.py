@@ -12,7 +12,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from fastweights.ops import dispatch
-from fastweights.ops.slow_fast import numba_cpu
+from fastweights.ops.slow_fast import cpu
 from fastweights.optim import SlowFast
 
 FAST = {"lr": 0.03, "momentum": 0.5, "decay": 0.01}
@@ -35,19 +35,22 @@ def sgd(params: Any, **options: Any) -> torch.optim.SGD:
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tensors each call of the fused kernel moved."""
+    """How many tensors each call of a fused kernel moved."""
     calls: list[int] = []
-    step = numba_cpu.sgd_step
 
-    def counted(*columns: Any, **options: Any) -> None:
-        calls.append(len(columns[0]))
-        step(*columns, **options)
+    def counted(step: Callable[..., None]) -> Callable[..., None]:
+        def counting(*columns: Any, **options: Any) -> None:
+            calls.append(len(columns[0]))
+            step(*columns, **options)
 
-    monkeypatch.setattr(numba_cpu, "sgd_step", counted)
+        return counting
+
+    for name in ("sgd_step", "adam_step"):
+        monkeypatch.setattr(cpu, name, counted(getattr(cpu, name)))
     return calls
 
 
-@pytest.mark.parametrize("backend", ["auto", "numba"])
+@pytest.mark.parametrize("backend", ["auto", "native"])
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_with_momentum_on_the_cpu_is_fused(
     backend: str, nesterov: bool, fused: list[int]
@@ -62,7 +65,7 @@ def test_sgd_with_momentum_on_the_cpu_is_fused(
 
 def test_parameters_that_learn_later_start_as_sgd_starts_them(fused: list[int]) -> None:
     results = []
-    for backend in ("numba", "foreach"):
+    for backend in ("native", "foreach"):
         params = parameters(torch.float64)
         optimizer = SlowFast(sgd(params, dampening=0.5), **FAST, backend=backend)
         late, params[1].grad = params[1].grad, None
@@ -74,6 +77,39 @@ def test_parameters_that_learn_later_start_as_sgd_starts_them(fused: list[int]) 
     assert fused == [2, 1, 2, 3]
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
+ADAMS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "Adam": lambda params: torch.optim.Adam(params, lr=0.1, weight_decay=0.1),
+    "AdamW": lambda params: torch.optim.AdamW(params, lr=0.1, betas=(0.8, 0.9), eps=0.01),
+    "AdamW upwards": lambda params: torch.optim.AdamW(params, lr=0.1, maximize=True),
+}
+
+
+@pytest.mark.parametrize("slow", ADAMS)
+def test_adam_is_fused_and_remembers_what_adam_remembers(slow: str, fused: list[int]) -> None:
+    """Also where a parameter starts later; another step can take over from a fused one."""
+    results = []
+    for backends in (("native", "native"), ("foreach", "foreach"), ("native", "foreach")):
+        params = parameters(torch.float64)
+        optimizer = SlowFast(ADAMS[slow](params), **FAST, backend=backends[0])
+        late, params[1].grad = params[1].grad, None
+        optimizer.step()
+        params[1].grad = late
+        optimizer.step()
+        optimizer.backend = backends[1]
+        optimizer.step()
+        states = [optimizer.slow_optimizer.state[p] for p in params]
+        assert [state["step"].item() for state in states] == [3, 2, 3]
+        assert [state["step"].dtype for state in states] == [torch.float32] * 3
+        results.append(
+            [*params, *(optimizer.fast_weights(p) for p in params)]
+            + [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+        )
+    assert fused == [2, 3, 3, 2, 3]
+    for others in results[1:]:
+        for a, b in zip(results[0], others, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
 
 
 def with_tensor_lr(params: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -99,7 +135,9 @@ class OwnSGD(torch.optim.SGD):
 @pytest.mark.parametrize(
     ("slow", "reason"),
     [
-        (lambda p: torch.optim.AdamW(p), "the slow optimizer is AdamW"),
+        (lambda p: torch.optim.RMSprop(p), "the slow optimizer is RMSprop"),
+        (lambda p: torch.optim.AdamW(p, amsgrad=True), "AdamW runs with amsgrad"),
+        (lambda p: torch.optim.Adam(p, torch.tensor(0.1)), "an option of Adam is a tensor"),
         (lambda p: OwnSGD(p, momentum=0.9), "the slow optimizer is OwnSGD"),
         (lambda p: sgd(p, momentum=0), "without momentum"),
         (with_tensor_lr, "an option of SGD is a tensor"),
@@ -125,20 +163,22 @@ def test_other_steps_are_not_fused_and_say_why(
 
 
 def test_a_backend_that_cannot_run_is_refused_before_anything_moves() -> None:
-    with pytest.raises(ValueError, match=r"backend='numba' cannot run this slow_optimizer.*AdamW"):
-        SlowFast(torch.optim.AdamW(parameters()), **FAST, backend="numba")
+    with pytest.raises(
+        ValueError, match=r"backend='native' cannot run this slow_optimizer.*RMSprop"
+    ):
+        SlowFast(torch.optim.RMSprop(parameters()), **FAST, backend="native")
     with pytest.raises(ValueError, match=r"backend must be one of 'auto'.*got 'cuda'"):
         SlowFast(sgd(parameters()), **FAST, backend="cuda")
     params = parameters(torch.bfloat16)
     before = [p.detach().clone() for p in params]
-    optimizer = SlowFast(sgd(params), **FAST, backend="numba")
-    with pytest.raises(ValueError, match=r"backend='numba' cannot run this.*bfloat16"):
+    optimizer = SlowFast(sgd(params), **FAST, backend="native")
+    with pytest.raises(ValueError, match=r"backend='native' cannot run this.*bfloat16"):
         optimizer.step()
     assert all(map(torch.equal, before, params))
     assert not optimizer.slow_optimizer.state
 
 
-@pytest.mark.parametrize("backend", ["foreach", "numba"])
+@pytest.mark.parametrize("backend", ["foreach", "native"])
 @pytest.mark.parametrize("rehearsing", [False, True])
 def test_a_step_makes_no_tensor(backend: str, rehearsing: bool) -> None:
     optimizer = SlowFast(sgd(parameters(), foreach=True), **FAST, backend=backend)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -408,7 +409,7 @@ def test_weights_of_a_stranger_are_refused() -> None:
             ask(stranger)
 
 
-@pytest.mark.parametrize("backend", ["auto", "foreach", "reference", "numba"])
+@pytest.mark.parametrize("backend", ["auto", "foreach", "reference", "native"])
 def test_sparse_gradients_are_refused_before_anything_moves(backend: str) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Embedding(5, 2, sparse=True))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -606,3 +607,188 @@ def test_automatic_scaling_skips_slow_and_fast_together(slow: str) -> None:
     assert_same(before, everything(model, optimizer))
     step(1.0)
     assert not torch.equal(before[2], optimizer.fast_weights(model[0].weight))
+
+
+def test_a_scheduler_of_the_fast_rate_is_one_of_this_optimizer() -> None:
+    """Trainers look for a scheduler's optimizer among those they train, with ``in``."""
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    other = SlowFast(SLOW["sgd"](network().parameters()), **FAST)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer.fast, 1, gamma=0.5)
+    assert optimizer.fast is optimizer.fast
+    assert scheduler.optimizer in [other, optimizer]
+    assert scheduler.optimizer not in [other]
+    assert {optimizer: 1}[optimizer.fast] == 1
+    assert optimizer.fast != other.fast
+    train(model, optimizer, range(1))
+    scheduler.step()
+    assert optimizer.param_groups[0]["fast_lr"] == 0.015
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")  # as of any copied scheduler
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copied_scheduler_moves_the_copied_optimizer(how: str) -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer.fast, 1, gamma=0.5)
+    train(model, optimizer, range(1))
+    together = {"optimizer": optimizer, "scheduler": scheduler}
+    twins = copy.deepcopy(together) if how == "deepcopy" else pickle.loads(pickle.dumps(together))
+    assert twins["scheduler"].optimizer is twins["optimizer"].fast
+    twins["scheduler"].step()
+    assert twins["optimizer"].param_groups[0]["fast_lr"] == 0.015
+    assert optimizer.param_groups[0]["fast_lr"] == 0.03
+
+
+# -- a state that others changed -------------------------------------------------------------------
+
+
+def clear_all(optimizer: SlowFast) -> None:
+    optimizer.state.clear()
+
+
+def assign(optimizer: SlowFast) -> None:
+    optimizer.state = defaultdict(dict)
+
+
+def remove_one(optimizer: SlowFast) -> None:
+    del optimizer.state[optimizer.param_groups[0]["params"][0]]
+
+
+def empty_one(optimizer: SlowFast) -> None:
+    optimizer.state[optimizer.param_groups[0]["params"][0]].clear()
+
+
+def replace_one(optimizer: SlowFast) -> None:
+    optimizer.state[optimizer.param_groups[0]["params"][0]] = {"mine": 3}
+
+
+RESETS = pytest.mark.parametrize(
+    "reset", [clear_all, assign, remove_one, empty_one, replace_one], ids=lambda f: f.__name__
+)
+
+
+@RESETS
+@pytest.mark.parametrize("source", ["learned", "copied", "loaded"])
+def test_an_overlay_removed_by_others_is_no_secret(
+    reset: Callable[[SlowFast], None], source: str
+) -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(3))
+    if source == "copied":
+        model, optimizer = copy.deepcopy((model, optimizer))
+    elif source == "loaded":
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    weights = [p.detach().clone() for p in model.parameters()]
+    reset(optimizer)
+    first = next(model.parameters())
+    for act in (
+        optimizer.step,
+        optimizer.state_dict,
+        optimizer.fast_norm,
+        lambda: optimizer.relax(1),
+        lambda: optimizer.slow_only().__enter__(),
+        lambda: optimizer.slow_weights(first),
+        lambda: optimizer.fast_weights(first),
+        lambda: copy.deepcopy(optimizer),
+    ):
+        with pytest.raises(RuntimeError, match=r"parameter 0 of group 0 still holds fast weights"):
+            act()
+    assert all(map(torch.equal, weights, model.parameters()))
+
+
+@RESETS
+@pytest.mark.parametrize("remedy", ["clear", "consolidate"])
+def test_clear_and_consolidate_know_an_overlay_that_was_removed(
+    reset: Callable[[SlowFast], None], remedy: str
+) -> None:
+    results = []
+    for removed in (False, True):
+        model = network()
+        optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+        train(model, optimizer, range(3))
+        if removed:
+            reset(optimizer)
+        getattr(optimizer, remedy)()
+        train(model, optimizer, range(3, 5))
+        results.append(everything(model, optimizer))
+    assert_same(*results)
+
+
+@RESETS
+def test_a_state_without_fast_weights_may_be_reset(reset: Callable[[SlowFast], None]) -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    reset_before = [p.detach().clone() for p in model.parameters()]
+    optimizer.state.clear()
+    assert all(map(torch.equal, reset_before, model.parameters()))
+    train(model, optimizer, range(3))
+    optimizer.clear()
+    reset(optimizer)
+    train(model, optimizer, range(3, 5))
+    assert optimizer.fast_norm() > 0
+
+
+def test_a_state_moved_by_others_is_taken_as_it_is() -> None:
+    """Trainers replace the dict of a parameter when they move it to another device."""
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(3))
+    for p, state in optimizer.state.items():
+        optimizer.state[p] = {key: value.clone() for key, value in state.items()}
+    expected = network()
+    other = SlowFast(SLOW["sgd"](expected.parameters()), **FAST)
+    train(expected, other, range(3))
+    train(model, optimizer, range(3, 5))
+    train(expected, other, range(3, 5))
+    assert_same(everything(model, optimizer), everything(expected, other))
+
+
+@pytest.mark.parametrize("kind", ["slow optimizer's", "unlearned"])
+def test_loading_a_state_without_fast_weights_takes_them_out_of_the_parameters(kind: str) -> None:
+    model, other = network(), network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(3))
+    slow = [optimizer.slow_weights(p) for p in model.parameters()]
+    plain = SLOW["sgd"](other.parameters())
+    train(other, plain, range(2))
+    state = plain.state_dict()
+    if kind == "unlearned":
+        state = SlowFast(SLOW["sgd"](network().parameters()), **FAST).state_dict()
+    optimizer.load_state_dict(copy.deepcopy(state))
+    assert optimizer.fast_norm() == 0
+    assert all(map(torch.equal, slow, model.parameters()))
+
+
+def test_a_model_loaded_before_a_state_without_fast_weights_stays() -> None:
+    model, other = network(), network(seed=3)
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(3))
+    plain = SLOW["sgd"](other.parameters())
+    train(other, plain, range(2))
+    model.load_state_dict(other.state_dict())
+    optimizer.load_state_dict(plain.state_dict())
+    assert all(map(torch.equal, other.parameters(), model.parameters()))
+
+
+def test_a_loaded_state_that_does_not_go_with_the_model_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = network()
+    optimizer = SlowFast(SLOW["sgd"](model.parameters()), **FAST)
+    train(model, optimizer, range(2))
+    saved = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    train(model, optimizer, range(2, 4))
+    for order in ("model first", "optimizer first"):
+        if order == "model first":
+            model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        if order == "optimizer first":
+            model.load_state_dict(saved["model"])
+        train(model, optimizer, range(2, 4))
+    assert not caplog.messages
+    optimizer.load_state_dict(saved["optimizer"])
+    train(model, optimizer, range(4, 6))
+    assert len(caplog.messages) == len(list(model.parameters()))
+    assert "parameter 0 of group 0 does not hold what the optimizer's loaded" in caplog.messages[0]

@@ -39,6 +39,7 @@ class Settings:
         budget: seconds that one peer may take in one case; a slower one is skipped, and shown so.
         device: where to compute.
         fresh: time the first call in new processes too.
+        install: time an installation from source too, up to the first gradient.
     """
 
     cases: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class Settings:
     budget: float = 10.0
     device: str = "cpu"
     fresh: bool = True
+    install: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The first calls of a process: importing, compiling, and what the memory grows by.
+"""What a user waits for once: the first calls of a process, and an installation from source.
 
-As a script, ``fresh.py 128x11x50 cpu``, it prints them as JSON.
+As a script, ``fresh.py 128x11x50 cpu``, it prints the first calls as JSON.
 """
 
 from __future__ import annotations
@@ -19,20 +19,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # importing is timed below
     from fastweights.bench.cases import Case
 
-__all__ = ["fresh_calls"]
+__all__ = ["fresh_calls", "fresh_install"]
+
+_FIRST_GRADIENT = r"""
+import fastweights, torch
+layer = fastweights.FastWeightsRNN(3, 20)
+layer(torch.rand(11, 8, 3))[0].sum().backward()
+assert layer.weight_hh_l0.grad.isfinite().all()
+from fastweights.ops import native
+print(fastweights.__file__, native.missing_reason() is None, sep="\n")
+"""
 
 
 def fresh_calls(case: Case, device: str) -> dict[str, Any]:
-    """The first call with nothing compiled before, and then in another process.
+    """The first training steps of a process with empty caches, and then of another process.
+
+    On the CPU there is nothing to compile and no cache to fill, so the two should not differ; on
+    a GPU the second process finds what Triton compiled in the first.
 
     Returns:
         ``cold`` and ``cached``, each with the seconds of ``import_torch``,
-        ``import_fastweights`` (on top of torch), ``first_call`` and ``next_call`` (a forward and
-        a backward pass), and ``peak_bytes``, by which the next call made the memory grow
-        (None where the system does not tell).
+        ``import_fastweights`` (on top of torch), ``first_call`` and ``next_call`` (the first and
+        the second training step of the process, a forward and a backward pass each), and
+        ``peak_bytes``, by which the next call made the memory grow (None where the system does
+        not tell).
     """
     with tempfile.TemporaryDirectory(prefix="fastweights-") as folder:
-        caches = {"NUMBA_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder}
+        caches = {"TRITON_CACHE_DIR": folder}
         command = [sys.executable, __file__, case.name, device]
         return {
             name: json.loads(
@@ -46,6 +59,56 @@ def fresh_calls(case: Case, device: str) -> dict[str, Any]:
             )
             for name in ("cold", "cached")
         }
+
+
+def fresh_install() -> dict[str, Any]:
+    """Install this source into a fresh virtual environment and work out a first gradient there.
+
+    The environment sees the torch that runs now, whose download depends on the network more than
+    on us; the tools that build the package come from pip's index or cache.
+
+    Returns:
+        ``pip_install`` (seconds of ``pip install --no-deps``, the build of the kernels included),
+        ``first_gradient`` (seconds of the process that imports torch and the installed package,
+        and trains for a step), and ``native``, whether it had the kernels; or ``skipped``, why it
+        could not be timed.
+    """
+    import torch
+
+    source = Path(__file__).parents[3]
+    if not (source / "native" / "CMakeLists.txt").exists():
+        return {"skipped": "no source tree: the package was installed from a wheel"}
+    # Not what this process imports from, but what was installed.
+    surroundings = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    with tempfile.TemporaryDirectory(prefix="fastweights-") as folder:
+        home = Path(folder) / "venv"
+
+        def run(*command: str) -> tuple[str, float]:
+            start = time.perf_counter()
+            done = subprocess.run(
+                command, cwd=folder, env=surroundings, check=True, capture_output=True, text=True
+            )
+            return done.stdout, time.perf_counter() - start
+
+        try:
+            run(sys.executable, "-m", "venv", str(home))
+            python = str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
+            told, _ = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+            packages = told.strip()
+            _, install = run(python, "-m", "pip", "install", "--no-deps", str(source))
+            # Afterwards, or pip would find a fastweights that is installed beside torch.
+            torch_home = str(Path(torch.__file__).parents[1])
+            Path(packages, "torch.pth").write_text(torch_home, encoding="utf-8")
+            told, gradient = run(python, "-c", _FIRST_GRADIENT)
+        except subprocess.CalledProcessError as error:
+            reasons = [
+                line.strip() for line in error.stderr.splitlines() if "error" in line.lower()
+            ]
+            return {"skipped": reasons[0] if reasons else str(error)}
+    where, native = told.splitlines()
+    if not Path(where).is_relative_to(packages):
+        return {"skipped": f"another fastweights came first: {where}"}
+    return {"pip_install": install, "first_gradient": gradient, "native": native == "True"}
 
 
 def _main(case_name: str, device: str) -> None:
@@ -62,13 +125,11 @@ def _main(case_name: str, device: str) -> None:
 
     case = parse_case(case_name)
     layer = fastweights.FastWeightsRNN(INPUTS, case.width, device=device)
-    plain = torch.nn.Linear(INPUTS, case.width, device=device)
     x = torch.rand(case.length, case.batch, INPUTS, device=device)
 
     def call() -> None:
         layer(x)[0].sum().backward()
 
-    plain(x).sum().backward()  # what any first product and backward pass of torch sets up
     times["first_call"] = seconds_of(call, device)
     before = _memory(device, reset=True)
     times["next_call"] = seconds_of(call, device)

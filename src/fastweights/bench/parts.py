@@ -23,13 +23,15 @@ def bytes_moved(case: Case) -> int:
 
     Per step and sample: x twice (its product, and the gradient of C), and of vectors of H numbers
     the output once and once more for the state, its gradient once, and the two kept ones twice
-    each.
+    each. With a state also its matrix: read forward and backward, and written for the next step.
 
     Example:
         >>> bytes_moved(Case(1, 1, 100)) == 4 * (2 * 37 + 7 * 100)
         True
+        >>> bytes_moved(Case(1, 1, 8, state=True)) - bytes_moved(Case(1, 1, 8)) == 4 * 3 * 8 * 8
+        True
     """
-    numbers = 2 * INPUTS + 7 * case.width
+    numbers = 2 * INPUTS + 7 * case.width + 3 * case.width**2 * case.state
     return 4 * case.batch * case.length * numbers
 
 
@@ -55,8 +57,8 @@ def parts_of(call: Callable[[], object], *, rounds: int, budget: float) -> dict[
             start = time.perf_counter()
             call()
             found["whole"].append(time.perf_counter() - start)
-            for name in ("forward", "backward"):
-                found[name].append(seconds.get(name, 0.0))
+            found["forward"].append(seconds.get("recurrence", 0.0))
+            found["backward"].append(seconds.get("recurrence_backward", 0.0))
     source = torch.zeros(_COPIED, dtype=torch.uint8)
     target = torch.empty_like(source)
     copied = interleaved({"copy": lambda: target.copy_(source)}, rounds=rounds, budget=budget)
@@ -70,18 +72,19 @@ def parts_of(call: Callable[[], object], *, rounds: int, budget: float) -> dict[
 @contextlib.contextmanager
 def _kernels_timed() -> Iterator[dict[str, float]]:
     """Seconds spent in the forward and the backward kernels, added up by name."""
-    from fastweights.ops.fast_weights import numba_calls
+    from fastweights.ops import native
+    from fastweights.ops.threads import Kernel
 
     seconds: dict[str, float] = {}
-    run = numba_calls.run
+    run = native.run
 
-    def timed(region: Any, *arguments: Any, **options: Any) -> None:
+    def timed(kernel: Kernel, arguments: native.Work, threads: int = 1) -> None:
         start = time.perf_counter()
-        run(region, *arguments, **options)
-        seconds[region.name] = seconds.get(region.name, 0.0) + time.perf_counter() - start
+        run(kernel, arguments, threads)
+        seconds[kernel.name] = seconds.get(kernel.name, 0.0) + time.perf_counter() - start
 
-    numba_calls.run = timed
+    native.run = timed
     try:
         yield seconds
     finally:
-        numba_calls.run = run
+        native.run = run

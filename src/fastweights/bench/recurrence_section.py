@@ -32,26 +32,34 @@ _DASH = "–"
 
 
 def recurrence_section(report: dict[str, Any]) -> Section:
-    """Tables: goals, training, forward, memory, first calls, what was skipped, and parts."""
+    """Tables and figures.
+
+    The tables, as documents count them from 0: goals, training, forward, memory, first calls, what
+    was skipped, parts, single steps with a state, and an installation.
+    """
     device = report["settings"]["device"]
     timed = [row for row in report["rows"] if "threads" in row and "disagrees" not in row]
     fresh = [row for row in report["rows"] if "fresh" in row]
     threads = sorted({row["threads"] for row in timed})
+    steps = [row for row in timed if parse_case(row["case"]).state]
+    sequences = [row for row in timed if not parse_case(row["case"]).state]
     tables = [
         goals_table(recurrence_goals(timed, fresh, device)),
-        *(_times_table(timed, mode) for mode in MODES),
-        _memory_table(timed, fresh),
+        *(_times_table(sequences, mode) for mode in MODES),
+        _memory_table(sequences, fresh),
         _fresh_table(fresh),
         _skipped_table(timed),
         _parts_table(timed),
+        _steps_table(steps),
+        _install_table([row for row in report["rows"] if "install" in row]),
     ]
     return Section(
         title="The fast-weights recurrence beside its peers",
         intro="",
         claims=[],
         tables=tables,
-        pictures=[_ratio_picture(timed, threads, device), _roofline(timed, threads)]
-        if timed
+        pictures=[_ratio_picture(sequences, threads, device), _roofline(sequences, threads)]
+        if sequences
         else [],
     )
 
@@ -66,8 +74,7 @@ def _times_table(rows: Sequence[Row], mode: str) -> Table:
             [
                 row["case"],
                 str(row["threads"]),
-                f"{_milliseconds(times['median'])} "
-                f"({_milliseconds(times['low'])} to {_milliseconds(times['high'])})",
+                _spread(times),
                 *(_ratio_text(row, mode, peer) for peer in peers),
                 f"{ours:.3g}",
                 f"{mm:.3g}",
@@ -92,6 +99,37 @@ def _times_table(rows: Sequence[Row], mode: str) -> Table:
         ),
         rows=lines,
     )
+
+
+def _steps_table(rows: Sequence[Row]) -> Table:
+    peers = [
+        name for name in PEERS if any(name in row[mode]["peers"] for row in rows for mode in MODES)
+    ]
+    return Table(
+        caption=(
+            "A single step that goes on from a state with a matrix: milliseconds of our layer, "
+            "median and quartiles, and how many times as long each peer takes from a state of its "
+            "own; how many processes wanted to run."
+        ),
+        columns=("case", "threads", "what", "ms", *(PEERS[peer].label for peer in peers), "load"),
+        rows=[
+            [
+                row["case"],
+                str(row["threads"]),
+                mode,
+                _spread(row[mode]["peers"][OURS]["milliseconds"]),
+                *(_ratio_text(row, mode, peer) for peer in peers),
+                load_text(row),
+            ]
+            for row in rows
+            for mode in MODES
+        ],
+    )
+
+
+def _spread(times: dict[str, float]) -> str:
+    low, median, high = (_milliseconds(times[name]) for name in ("low", "median", "high"))
+    return f"{median} ({low} to {high})"
 
 
 def _milliseconds(value: float) -> str:
@@ -147,21 +185,44 @@ def _memory_table(timed: Sequence[Row], fresh: Sequence[Row]) -> Table:
 def _fresh_table(fresh: Sequence[Row]) -> Table:
     return Table(
         caption=(
-            "The first call of a process in seconds: with nothing compiled before, and with what "
-            "an earlier process compiled; then a later call; and what importing fastweights takes "
-            "on top of torch."
+            "A fresh process, in seconds: importing fastweights, on top of torch; its first and "
+            "its second training step with empty caches; and the first step of a process after it."
         ),
-        columns=("case", "cold", "cached", "later", "import"),
+        columns=("case", "import", "first", "second", "first, later process"),
         rows=[
             [
                 row["case"],
-                f"{row['cold']['first_call']:.1f}",
-                f"{row['cached']['first_call']:.2f}",
-                f"{row['cached']['next_call']:.3g}",
-                f"{row['cached']['import_fastweights']:.2f}",
+                f"{row['cold']['import_fastweights']:.2f}",
+                f"{row['cold']['first_call']:.3g}",
+                f"{row['cold']['next_call']:.3g}",
+                f"{row['cached']['first_call']:.3g}",
             ]
             for row in fresh
         ],
+    )
+
+
+def _install_table(rows: Sequence[Row]) -> Table:
+    lines = []
+    for row in rows:
+        if "skipped" in row:
+            lines.append([row["skipped"], _DASH, _DASH, _DASH])
+            continue
+        seconds = (
+            row["pip_install"],
+            row["first_gradient"],
+            row["pip_install"] + row["first_gradient"],
+        )
+        what = "with kernels" if row["native"] else "without kernels: no compiler"
+        lines.append([what, *(f"{value:.1f}" for value in seconds)])
+    return Table(
+        caption=(
+            "From source to the first gradient, in seconds, where torch is there already: `pip "
+            "install`, the build of the kernels included; then a process that imports torch and "
+            "the package and trains for a step; and both."
+        ),
+        columns=("installed", "pip install", "first gradient", "in all"),
+        rows=lines,
     )
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "mean_seconds",
     "seed_table",
     "units_of",
+    "why_missing",
 ]
 
 
@@ -90,6 +91,18 @@ def finished(results: Sequence[Result], arm: str) -> dict[int, dict[str, Any]]:
     }
 
 
+def why_missing(results: Sequence[Result], arm: str) -> str:
+    """What to say of an arm without a finished run: "withdrawn" where its results were, because
+    they turned out to be wrong and are yet to be had again, else "failed".
+
+    Results are withdrawn by putting a ``failure.json`` in the place of each ``result.json``, with a
+    reason that begins so; ``--resume`` then runs them again.
+    """
+    failures = [result.failure or "" for result in results if result.unit.arm == arm]
+    withdrawn = bool(failures) and all(text.startswith("withdrawn") for text in failures)
+    return "withdrawn" if withdrawn else "failed"
+
+
 def arm_rows(
     known: Mapping[str, _Arm],
     arms: Sequence[str],
@@ -111,7 +124,7 @@ def arm_rows(
     for arm in arms:
         values = list(finished(results, arm).values())
         started = sum(result.unit.arm == arm for result in results)
-        found = cells(values) if values else ["failed", *["–"] * (width - 1)]
+        found = cells(values) if values else [why_missing(results, arm), *["–"] * (width - 1)]
         rows.append([known[arm].label, f"{len(values)}/{started}", *found])
     return rows
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
-from contextlib import AbstractContextManager
+import warnings
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from fastweights.decay import Decay, as_decay
-from fastweights.nn.state import FastWeightsState
+from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.decay import Decay, as_decay, made_anew
+from fastweights.initial import set_identity, set_normal, set_values
+from fastweights.nn.conventions import autocasts, check_dtype, without_autocast
+from fastweights.nn.state import FastWeightsState, warn_of_growth
+from fastweights.nn.write_rate import choose_write_rate, feeds_back, overflow_of
 from fastweights.ops.fast_weights import (
     Drive,
     LayerState,
@@ -23,58 +25,15 @@ from fastweights.ops.fast_weights import (
     fast_weights,
 )
 
-__all__ = ["MEMORIES", "FastWeightsBase", "check_flag", "check_size", "without_autocast"]
+__all__ = ["MEMORIES", "FastWeightsBase"]
 
 MEMORIES = ("hebbian", "identity", "random", "learned", "none")
 
 
-def check_size(name: str, value: Any) -> int:
-    """``value`` as a positive integer, or an error that names it."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """``value`` if it is True or False, or an error that names it."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def _check_dtype(dtype: Any) -> None:
-    if dtype is None:
-        return
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
-
-
-def _autocasts(device: torch.device) -> bool:
-    """Whether autocast is on for ``device``; some kinds, like meta, know no autocast."""
-    kind = device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which products run in the precision of their operands."""
-    if _autocasts(device):
-        return torch.autocast(device_type=device.type, enabled=False)
-    return contextlib.nullcontext()
-
-
-def _check_number(name: str, value: Any, *, positive: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value) or (positive and value <= 0):
-        kind = "positive and finite" if positive else "finite"
-        raise ValueError(f"{name} must be {kind}, got {value}")
-    return float(value)
-
-
 class FastWeightsBase(nn.Module):
     """Parameters by suffix ("_l0", "_l0_reverse", or "" for the cell) and the run of one layer."""
+
+    _overflow_was_said = False
 
     def __init__(
         self,
@@ -83,7 +42,7 @@ class FastWeightsBase(nn.Module):
         *,
         inner_steps: int,
         decay: Decay | float,
-        write_rate: float,
+        write_rate: float | Literal["auto"],
         layer_norm: bool,
         norm_preliminary: bool,
         norm_eps: float,
@@ -99,26 +58,32 @@ class FastWeightsBase(nn.Module):
         backend: str,
     ) -> None:
         super().__init__()
-        self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.input_size = check_integer("input_size", input_size)
+        self.hidden_size = check_integer("hidden_size", hidden_size)
         if memory not in MEMORIES:
             known = ", ".join(map(repr, MEMORIES))
             raise ValueError(f"memory must be one of {known}, got {memory!r}")
         kind = memory if memory in ("hebbian", "none") else "static"
         self._options = Options(
-            inner_steps=inner_steps,
+            inner_steps=check_integer("inner_steps", inner_steps, 0),
             nonlinearity=cast(Literal["relu", "tanh"], nonlinearity),
             layer_norm=layer_norm,
             norm_preliminary=norm_preliminary,
-            norm_eps=norm_eps,
+            norm_eps=check_number("norm_eps", norm_eps, 0, ends="()"),
             write=cast(Literal["before_read", "after_read"], write),
             query=cast(Literal["preliminary", "previous"], query),
             memory=cast(Literal["hebbian", "static", "none"], kind),
             detach_writes=detach_writes,
         )
         self.learn_write_rate = check_flag("learn_write_rate", learn_write_rate)
-        self.write_rate = _check_number("write_rate", write_rate, positive=learn_write_rate)
-        self.memory_scale = _check_number("memory_scale", memory_scale, positive=False)
+        if isinstance(write_rate, str) and write_rate == "auto":
+            write_rate = choose_write_rate(self._options, as_decay(decay), self.hidden_size)
+        self.write_rate = check_number("write_rate", write_rate)
+        if learn_write_rate and self.write_rate <= 0:
+            raise ValueError(
+                f"write_rate must be positive for its logarithm to be learned, got {write_rate}"
+            )
+        self.memory_scale = check_number("memory_scale", memory_scale)
         self.memory = memory
         self._has_bias = check_flag("bias", bias)
         check_form(form, as_decay(decay))
@@ -127,10 +92,22 @@ class FastWeightsBase(nn.Module):
         self.backend = backend
         self.decays = nn.ModuleDict()
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` asks a module for, before it would fail in the middle of it."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}; torch.compile and "
+            "torch.export.export can, and torch.jit.trace records it"
+        )
+
     @property
     def norm_eps(self) -> float:
         """ε under the root of the layer norm."""
         return self._options.norm_eps
+
+    @property
+    def nonlinearity(self) -> str:
+        """f, "relu" or "tanh"."""
+        return self._options.nonlinearity
 
     @property
     def decay(self) -> Decay:
@@ -140,7 +117,7 @@ class FastWeightsBase(nn.Module):
     def _add_layer(
         self, suffix: str, input_size: int, decay: Decay | float, factory: dict[str, Any]
     ) -> None:
-        _check_dtype(factory["dtype"])
+        check_dtype(factory["dtype"])
         hidden = self.hidden_size
         self.register_parameter(
             f"weight_ih{suffix}", nn.Parameter(torch.empty(hidden, input_size, **factory))
@@ -159,44 +136,40 @@ class FastWeightsBase(nn.Module):
         if self.memory == "learned":
             learned = nn.Parameter(torch.empty(hidden, hidden, **factory))
             self.register_parameter(f"weight_memory{suffix}", learned)
-        elif self._options.memory == "static":
-            matrix = torch.empty(hidden, hidden, **factory)
-            # The identity can be made again; a random matrix must be saved with the parameters.
-            self.register_buffer(
-                f"weight_memory{suffix}", matrix, persistent=self.memory == "random"
-            )
+        elif self.memory == "random":
+            self.register_buffer(f"weight_memory{suffix}", torch.empty(hidden, hidden, **factory))
         if self.learn_write_rate:
             start = torch.empty((), **factory)
             self.register_parameter(f"log_write_rate{suffix}", nn.Parameter(start))
-        own = copy.deepcopy(as_decay(decay))  # each layer learns its own
-        self.decays[suffix.lstrip("_") or "cell"] = own.to(device=factory["device"])
+        # Each layer learns its own.
+        own = made_anew(as_decay(decay), self._get("weight_hh", suffix).device)
+        self.decays[suffix.lstrip("_") or "cell"] = own
+        self._first = self.__dict__.get("_first", suffix)
 
     def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
-        with torch.no_grad():
-            _tight_frame(self._get("weight_ih", suffix), input_scale)
-            nn.init.eye_(self._get("weight_hh", suffix)).mul_(recurrent_scale)
-            if self._has_bias:
-                self._get("bias", suffix).zero_()
-            if self._options.layer_norm:
-                self._get("norm_weight", suffix).fill_(1.0)
-                self._get("norm_bias", suffix).zero_()
-            if self.memory == "identity":
-                nn.init.eye_(self._get("weight_memory", suffix)).mul_(self.memory_scale)
-            elif self._options.memory == "static":
-                std = self.memory_scale / math.sqrt(self.hidden_size)
-                self._get("weight_memory", suffix).normal_(std=std)
-            if self.learn_write_rate:
-                self._get("log_write_rate", suffix).fill_(math.log(self.write_rate))
+        _tight_frame(self._get("weight_ih", suffix), input_scale)
+        set_identity(self._get("weight_hh", suffix), recurrent_scale)
+        if self._has_bias:
+            set_values(self._get("bias", suffix), 0.0)
+        if self._options.layer_norm:
+            set_values(self._get("norm_weight", suffix), 1.0)
+            set_values(self._get("norm_bias", suffix), 0.0)
+        if self.memory in ("random", "learned"):
+            std = self.memory_scale / math.sqrt(self.hidden_size)
+            set_normal(self._get("weight_memory", suffix), std)
+        if self.learn_write_rate:
+            set_values(self._get("log_write_rate", suffix), math.log(self.write_rate))
         self._layer_decay(suffix).reset_parameters()
 
     @property
     def _like(self) -> Tensor:
         """A parameter, for its dtype and device; the first of them takes longer to find."""
-        name = next(iter(self.decays))
-        return self._get("weight_hh", "" if name == "cell" else f"_{name}")
+        return self._get("weight_hh", self._first)
 
     def _get(self, name: str, suffix: str) -> Tensor:
-        return getattr(self, f"{name}{suffix}")
+        # Where parameters usually are, without the detour over all that an attribute may be.
+        found = self._parameters.get(f"{name}{suffix}")
+        return getattr(self, f"{name}{suffix}") if found is None else found
 
     def _write_rate(self, suffix: str) -> Tensor | float:
         if self.learn_write_rate:
@@ -204,45 +177,86 @@ class FastWeightsBase(nn.Module):
         return self.write_rate
 
     def _slow_weights(self, suffix: str) -> SlowWeights:
-        normed, static = self._options.layer_norm, self._options.memory == "static"
+        normed, recurrent = self._options.layer_norm, self._get("weight_hh", suffix)
+        memory = None
+        if self.memory == "identity":
+            # Made at each call: a buffer that is not saved is garbage where modules are made on
+            # the meta device and then loaded.
+            memory = torch.eye(
+                self.hidden_size, dtype=recurrent.dtype, device=recurrent.device
+            ).mul_(self.memory_scale)
+        elif self._options.memory == "static":
+            memory = self._get("weight_memory", suffix)
         return SlowWeights(
-            recurrent=self._get("weight_hh", suffix),
+            recurrent=recurrent,
             norm_weight=self._get("norm_weight", suffix) if normed else None,
             norm_bias=self._get("norm_bias", suffix) if normed else None,
-            memory=self._get("weight_memory", suffix) if static else None,
+            memory=memory,
         )
 
     def _layer_decay(self, suffix: str) -> Decay:
-        return cast(Decay, self.decays[suffix.lstrip("_") or "cell"])
+        decays = self._modules["decays"]
+        return cast(Decay, decays._modules[suffix.lstrip("_") or "cell"])  # type: ignore[union-attr]
 
     def _drive(self, x: Tensor, suffix: str) -> Tensor | Drive:
         """C x + b, in the parameters' dtype whatever autocast makes of the product."""
         bias = self._get("bias", suffix) if self._has_bias else None
         drive = Drive(x, self._get("weight_ih", suffix), bias)
-        return drive.product().to(drive.dtype) if _autocasts(x.device) else drive
+        return drive.product().to(drive.dtype) if autocasts(x.device) else drive
 
     def _run_layer(
-        self, x: Tensor, suffix: str, state: LayerState | None, lengths: Tensor | None
+        self,
+        x: Tensor,
+        suffix: str,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
         drive = self._drive(x, suffix)
+        if not autocasts(x.device):
+            return self._run_drive(drive, suffix, state, lengths, resets)
         # A sum over many steps of products of products does not survive eight bits of mantissa.
         with without_autocast(x.device):
-            return fast_weights(
-                drive,
-                self._slow_weights(suffix),
-                self._layer_decay(suffix),
-                self._write_rate(suffix),
-                state,
-                self._options,
-                lengths=lengths,
-                form=self.form,
-                backend=self.backend,
-            )
+            return self._run_drive(drive, suffix, state, lengths, resets)
+
+    def _run_drive(
+        self,
+        drive: Tensor | Drive,
+        suffix: str,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+    ) -> tuple[Tensor, LayerState]:
+        decay, write_rate = self._layer_decay(suffix), self._write_rate(suffix)
+        output, after = fast_weights(
+            drive,
+            self._slow_weights(suffix),
+            decay,
+            write_rate,
+            state,
+            self._options,
+            lengths=lengths,
+            resets=resets,
+            form=self.form,
+            backend=self.backend,
+        )
+        if not self._overflow_was_said and feeds_back(self._options):
+            overflow = overflow_of(drive, decay, write_rate, after)
+            if overflow is not None:
+                self._overflow_was_said = True
+                warnings.warn(overflow, stacklevel=2)
+        return output, after
 
     def _check_input(self, x: Tensor, expected: str, dims: tuple[int, ...]) -> None:
         weight = self._like
         if not isinstance(x, Tensor):
             raise TypeError(f"input must be a tensor {expected}, got {type(x).__name__}")
+        if x.layout is not torch.strided or x.is_nested:
+            layout = "a nested one" if x.is_nested else x.layout
+            raise TypeError(
+                f"input must be a dense tensor {expected}, got {layout}; sequences of different "
+                "lengths go into torch.nn.utils.rnn.pack_sequence"
+            )
         if x.dim() not in dims:
             raise ValueError(f"input must have shape {expected}, got {tuple(x.shape)}")
         if x.shape[-1] != self.input_size:
@@ -255,7 +269,7 @@ class FastWeightsBase(nn.Module):
         if x.dtype == weight.dtype:
             return
         # Autocast leaves double precision alone, so it cannot bring a double and a float together.
-        cast = _autocasts(x.device) and torch.float64 not in (x.dtype, weight.dtype)
+        cast = autocasts(x.device) and torch.float64 not in (x.dtype, weight.dtype)
         if not x.is_floating_point() or not cast:
             raise TypeError(f"input must be {weight.dtype} like the parameters, got {x.dtype}")
 
@@ -265,7 +279,10 @@ class FastWeightsBase(nn.Module):
         ``like`` says whether the input has a batch dimension.
         """
         if not isinstance(state, FastWeightsState):
-            raise TypeError(f"state must be a FastWeightsState, got {type(state).__name__}")
+            raise TypeError(
+                f"state must be a FastWeightsState, got {type(state).__name__}; "
+                "FastWeightsState.from_hidden(h_0) makes one of hidden vectors alone"
+            )
         hidden, weight = self.hidden_size, self._like
         samples = (batch,) if like else ()
         parts = () if self.decay.components == 1 else (self.decay.components,)
@@ -279,6 +296,7 @@ class FastWeightsBase(nn.Module):
             "hidden": (layers, *samples, hidden),
             "steps": samples,
             "matrix": (layers, *samples, *parts, hidden, hidden),
+            "constant_before": (layers, *samples),
         }
         if state.history is not None:  # any number of memories
             expected["history"] = (layers, *state.history.shape[1:2], *samples, hidden)
@@ -291,11 +309,14 @@ class FastWeightsBase(nn.Module):
                 raise ValueError(
                     f"state.{name} is on {tensor.device}, but the parameters are on {weight.device}"
                 )
-            wanted = torch.int64 if name == "steps" else weight.dtype
+            counts = name in ("steps", "constant_before")
+            wanted = torch.int64 if counts else weight.dtype
             if tensor.dtype != wanted:
                 raise TypeError(f"state.{name} must be {wanted}, got {tensor.dtype}")
         if state.history is not None and state.matrix is not None:
             raise ValueError("state must hold a history or a matrix, not both")
+        if state.history is not None and self.memory == "hebbian":
+            warn_of_growth(self.decay, self.form, state.history.shape[1], hidden)
         return state if like else state.unsqueeze()
 
     def _options_repr(self) -> str:
@@ -325,6 +346,7 @@ def _tight_frame(weight: Tensor, scale: float) -> None:
     Its columns, the vectors of one-hot inputs, are as far apart as they can be.
     """
     # QR needs single precision at least.
-    drawn = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    drawn = torch.empty(weight.shape, dtype=wide, device=weight.device)
     nn.init.orthogonal_(drawn)
-    weight.copy_(drawn.mul_(scale * math.sqrt(max(weight.shape))))
+    set_values(weight, drawn.mul_(scale * math.sqrt(max(weight.shape))))

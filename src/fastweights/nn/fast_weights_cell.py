@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from fastweights.arguments import check_number
 from fastweights.decay import Decay
 from fastweights.nn.base import FastWeightsBase
+from fastweights.nn.conventions import one_state
 from fastweights.nn.state import FastWeightsState
 
 __all__ = ["FastWeightsRNNCell"]
@@ -40,7 +44,7 @@ class FastWeightsRNNCell(FastWeightsBase):
         *,
         inner_steps: int = 1,
         decay: Decay | float = 0.95,
-        write_rate: float = 0.5,
+        write_rate: float | Literal["auto"] = "auto",
         layer_norm: bool = True,
         norm_preliminary: bool = False,
         norm_eps: float = 1e-5,
@@ -86,21 +90,32 @@ class FastWeightsRNNCell(FastWeightsBase):
         Args:
             input_scale: root mean square of C's entries; C is semi-orthogonal but for scale.
             recurrent_scale: c in W = c·I.
+
+        Raises:
+            ValueError, TypeError: a scale is not a finite number, or ``input_scale`` negative.
         """
+        input_scale = check_number("input_scale", input_scale, 0)
+        recurrent_scale = check_number("recurrent_scale", recurrent_scale)
         self._reset_layer("", input_scale=input_scale, recurrent_scale=recurrent_scale)
 
     def forward(
-        self, input: Tensor, state: FastWeightsState | None = None
+        self,
+        input: Tensor,
+        state: FastWeightsState | None = None,
+        *,
+        hx: FastWeightsState | None = None,
     ) -> tuple[Tensor, FastWeightsState]:
         """h(t+1) and the new state.
 
         Args:
             input: x(t), shape (N, input_size) or (input_size,).
             state: what the previous step returned; None starts from nothing.
+            hx: the name that ``nn.RNNCell`` has for ``state``.
 
         Raises:
             ValueError, TypeError: the input or the state does not fit; the message says why.
         """
+        state = one_state(state, hx)
         self._check_input(input, "(N, input_size) or (input_size,)", (1, 2))
         x = input if input.dim() == 2 else input[None]
         if state is None:

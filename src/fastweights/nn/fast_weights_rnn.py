@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from fastweights.arguments import check_flag, check_integer, check_number
 from fastweights.decay import Decay
-from fastweights.nn.base import FastWeightsBase, check_flag, check_size, without_autocast
+from fastweights.nn.base import FastWeightsBase
+from fastweights.nn.conventions import RecurrentModule, one_state, without_autocast
 from fastweights.nn.state import FastWeightsState
 from fastweights.ops.fast_weights import LayerState
 from fastweights.ops.fast_weights.inspect import Inspection, inspect_recurrence
@@ -19,7 +21,11 @@ from fastweights.ops.fast_weights.options import multiplied
 __all__ = ["FastWeightsRNN"]
 
 
-class FastWeightsRNN(FastWeightsBase):
+_TIME_FIRST = "(L, N, input_size) or (L, input_size)"
+_BATCH_FIRST = "(N, L, input_size) or (L, input_size)"
+
+
+class FastWeightsRNN(FastWeightsBase, RecurrentModule):
     """A recurrent layer with an associative memory of its own recent past.
 
     With z(t) = W h(t) + C x(t) + b, ReLU f and layer normalisation LN over the features:
@@ -53,7 +59,8 @@ class FastWeightsRNN(FastWeightsBase):
         inner_steps: S ≥ 0, reads of the memory per step.
         decay: a :class:`fastweights.decay.Decay`, or a number λ for ``Exponential(λ)``. A learnable
             decay is learned by every layer and direction for itself.
-        write_rate: η.
+        write_rate: η. "auto" is 0.5; without layer norm, where that overflows, it is
+            :func:`fastweights.theory.memory.stable_write_rate`, for inputs of about unit length.
         layer_norm: normalise in the inner loop.
         norm_preliminary: normalise h_0(t+1) too, as much public code does; it hurts.
         norm_eps: ε of the layer norm.
@@ -62,6 +69,7 @@ class FastWeightsRNN(FastWeightsBase):
         batch_first: input and output are (N, L, features).
         dropout: probability of dropout between layers.
         bidirectional: a second set of layers reads the sequence backwards.
+        proj_size: 0; an ``nn.LSTM`` can project its hidden vector, this cannot.
         write: "before_read" (A(t) contains h(t), the paper) or "after_read".
         query: "preliminary" (the paper) or "previous": start the inner loop from h(t), so that
             S = 1 adds no depth.
@@ -70,9 +78,11 @@ class FastWeightsRNN(FastWeightsBase):
         memory_scale: c of the control: c·I, or entries of standard deviation c / √H.
         detach_writes: stop the gradient through what is written.
         learn_write_rate: train log η.
-        form: "attention", "matrix", "chunked" or "auto"; all give the same numbers.
-        backend: "numba" (CPU), "triton" (CUDA), "reference", or "auto", the fastest of them that
-            supports the call.
+        form: "attention", "matrix", "chunked" or "auto"; all give the same numbers, and the same
+            gradients, also after :meth:`FastWeightsState.detach`.
+        backend: "native" (CPU), "triton" (CUDA), "reference", or "auto", the fastest of them that
+            supports the call; under a transform that does not see into a kernel that is the
+            reference.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -100,7 +110,7 @@ class FastWeightsRNN(FastWeightsBase):
         *,
         inner_steps: int = 1,
         decay: Decay | float = 0.95,
-        write_rate: float = 0.5,
+        write_rate: float | Literal["auto"] = "auto",
         layer_norm: bool = True,
         norm_preliminary: bool = False,
         norm_eps: float = 1e-5,
@@ -109,6 +119,7 @@ class FastWeightsRNN(FastWeightsBase):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         write: str = "before_read",
         query: str = "preliminary",
         memory: str = "hebbian",
@@ -140,14 +151,15 @@ class FastWeightsRNN(FastWeightsBase):
             form=form,
             backend=backend,
         )
-        self.num_layers = check_size("num_layers", num_layers)
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)):
-            raise TypeError(f"dropout must be a number, got {type(dropout).__name__}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
+        self.num_layers = check_integer("num_layers", num_layers)
+        if check_integer("proj_size", proj_size, 0) != 0:
+            raise ValueError(
+                f"proj_size must be 0, got {proj_size}: the hidden vector is not projected; put "
+                "an nn.Linear behind the layer"
+            )
         self.bias = bias
         self.batch_first = check_flag("batch_first", batch_first)
-        self.dropout = float(dropout)
+        self.dropout = check_number("dropout", dropout, 0, 1)
         self.bidirectional = check_flag("bidirectional", bidirectional)
         factory = {"device": device, "dtype": dtype}
         directions = 2 if bidirectional else 1
@@ -166,7 +178,12 @@ class FastWeightsRNN(FastWeightsBase):
         Args:
             input_scale: root mean square of C's entries in the first layer.
             recurrent_scale: c in W = c·I.
+
+        Raises:
+            ValueError, TypeError: a scale is not a finite number, or ``input_scale`` negative.
         """
+        input_scale = check_number("input_scale", input_scale, 0)
+        recurrent_scale = check_number("recurrent_scale", recurrent_scale)
         for k in range(self.num_layers):
             for suffix in self._suffixes(k):
                 features = self._get("weight_ih", suffix).shape[1]
@@ -174,7 +191,12 @@ class FastWeightsRNN(FastWeightsBase):
                 self._reset_layer(suffix, input_scale=scale, recurrent_scale=recurrent_scale)
 
     def forward(
-        self, input: Tensor | PackedSequence, state: FastWeightsState | None = None
+        self,
+        input: Tensor | PackedSequence,
+        state: FastWeightsState | None = None,
+        *,
+        hx: FastWeightsState | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Any, FastWeightsState]:
         """Run the layer over a sequence.
 
@@ -182,6 +204,11 @@ class FastWeightsRNN(FastWeightsBase):
             input: (L, N, input_size); (N, L, input_size) with ``batch_first``;
                 (L, input_size) unbatched; or a ``PackedSequence``.
             state: what an earlier call returned; None starts from nothing.
+            hx: the name that ``nn.RNN`` has for ``state``.
+            resets: where a sequence begins anew, bool, (L, N), (N, L) with ``batch_first``, or (L,)
+                unbatched: before such a step the sample forgets h and what it has written, as
+                episodes that follow on one another in a batch want it. A backward direction
+                forgets at the same places. Not together with a ``PackedSequence``.
 
         Returns:
             The output, shaped and batched as the input, with ``hidden_size`` features (twice that
@@ -190,20 +217,39 @@ class FastWeightsRNN(FastWeightsBase):
         Raises:
             ValueError, TypeError: the input or the state does not fit; the message says why.
         """
+        state = one_state(state, hx)
         if isinstance(input, PackedSequence):
+            if resets is not None:
+                raise ValueError("resets must be None where the input is a PackedSequence")
             return self._forward_packed(input, state)
         self._check_sequence(input)
         x = self._time_first(input)
-        output, after = self._forward_padded(x, self._batched_state(state, input), None)
+        if resets is not None:
+            resets = self._checked_resets(resets, input)
+        output, after = self._forward_padded(x, self._batched_state(state, input), None, resets)
         if input.dim() == 2:
             return output[:, 0], after[0]
         return (output.transpose(0, 1) if self.batch_first else output), after
 
     def _check_sequence(self, input: Tensor) -> None:
-        kind = "(N, L, input_size)" if self.batch_first else "(L, N, input_size)"
-        self._check_input(input, f"{kind} or (L, input_size)", (2, 3))
-        if self._time_first(input).shape[0] == 0:
+        first = self.batch_first
+        self._check_input(input, _BATCH_FIRST if first else _TIME_FIRST, (2, 3))
+        if input.shape[input.dim() == 3 and first] == 0:
             raise ValueError(f"input must have at least one step, got shape {tuple(input.shape)}")
+
+    def _checked_resets(self, resets: Any, input: Tensor) -> Tensor:
+        """As the layers take them, (L, N)."""
+        if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
+            got = resets.dtype if isinstance(resets, Tensor) else type(resets).__name__
+            raise TypeError(f"resets must be a tensor of torch.bool, got {got}")
+        if resets.shape != input.shape[:-1]:
+            raise ValueError(
+                f"resets must have shape {tuple(input.shape[:-1])} like the input's steps, got "
+                f"{tuple(resets.shape)}"
+            )
+        if resets.dim() == 1:
+            return resets[:, None]
+        return resets.t() if self.batch_first else resets
 
     def _time_first(self, input: Tensor) -> Tensor:
         """(L, N, features) of a batched or unbatched input."""
@@ -236,14 +282,19 @@ class FastWeightsRNN(FastWeightsBase):
             if packed.sorted_indices is not None:
                 state = state[packed.sorted_indices]
         output, after = self._forward_padded(x, state, lengths.to(x.device))
-        steps = torch.arange(x.shape[0], device=x.device)[:, None]
-        data = output[steps < lengths.to(x.device)]
+        # Found where the lengths are, on the CPU, so that nothing waits and meta tensors do too.
+        alive = torch.arange(x.shape[0], device=lengths.device)[:, None] < lengths
+        data = output.flatten(0, 1)[alive.flatten().nonzero()[:, 0].to(x.device)]
         if packed.unsorted_indices is not None:
             after = after[packed.unsorted_indices]
         return packed._replace(data=data), after
 
     def _forward_padded(
-        self, x: Tensor, state: FastWeightsState | None, lengths: Tensor | None
+        self,
+        x: Tensor,
+        state: FastWeightsState | None,
+        lengths: Tensor | None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor, FastWeightsState]:
         after: list[LayerState] = []
         for k in range(self.num_layers):
@@ -252,8 +303,12 @@ class FastWeightsRNN(FastWeightsBase):
                 index = len(after)
                 start = None if state is None else state.layer(index)
                 backward = suffix.endswith("_reverse")
-                source = _reversed(x, lengths) if backward else x
-                output, last = self._run_layer(source, suffix, start, lengths)
+                source, forget = x, resets
+                if backward:
+                    source = _reversed(x, lengths)
+                    # What is forgotten between two steps, seen from the other side.
+                    forget = None if resets is None else resets.flip(0).roll(1, 0)
+                output, last = self._run_layer(source, suffix, start, lengths, forget)
                 outputs.append(_reversed(output, lengths) if backward else output)
                 after.append(last)
             x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
@@ -309,9 +364,7 @@ class FastWeightsRNN(FastWeightsBase):
     def _inspect(self, input: Tensor, state: FastWeightsState | None, layer: int) -> Inspection:
         if self.memory != "hebbian":
             raise ValueError(f"memory={self.memory!r} attends to nothing; it must be 'hebbian'")
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layer must be an integer, got {type(layer).__name__}")
-        if not 0 <= layer < self._states:
+        if not 0 <= check_integer("layer", layer, 0) < self._states:
             raise ValueError(f"layer must lie in 0 … {self._states - 1}, got {layer}")
         self._check_sequence(input)
         x, state = self._time_first(input), self._batched_state(state, input)

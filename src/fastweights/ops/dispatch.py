@@ -1,14 +1,35 @@
-"""Which backend runs a call, and the reason when one cannot."""
+"""Which backend runs a call, and the reason when one cannot.
+
+A kernel gets the addresses of its tensors. PyTorch's transforms, tracers and wrappers do not see
+into it, and behind some tensors there is nothing at their address, or something else than their
+values. What a kernel may be given, and when, is decided here, once for all kernels.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-__all__ = ["choose_backend"]
+from fastweights.ops import native
+
+__all__ = [
+    "choose_backend",
+    "dispatch_is_traced",
+    "forward_mode_is_on",
+    "has_lost_its_memory",
+    "has_plain_memory",
+    "has_tangent",
+    "in_a_graph",
+    "kernel_cannot_follow",
+    "with_plain_memory",
+]
 
 logger = logging.getLogger("fastweights")
 
@@ -25,7 +46,8 @@ def choose_backend(
         operation: what is run, for messages.
 
     Raises:
-        ValueError: ``requested`` is not known, or cannot run this call; the message says why.
+        ValueError: ``requested`` is not known, or cannot run this call; the message says why, and
+            which can.
 
     Example:
         >>> choose_backend("auto", {"fast": lambda: "no GPU", "plain": lambda: None}, operation="f")
@@ -37,7 +59,9 @@ def choose_backend(
             raise ValueError(f"backend must be one of {known}, got {requested!r}")
         reason = reasons[requested]()
         if reason is not None:
-            raise ValueError(f"backend={requested!r} cannot run this {operation}: {reason}")
+            able = [name for name, why_not in reasons.items() if why_not() is None]
+            can = f"; backend={able[0]!r} can" if able else ""
+            raise ValueError(f"backend={requested!r} cannot run this {operation}: {reason}{can}")
         return requested
     refused: list[str] = []
     for name, why_not in reasons.items():
@@ -46,6 +70,8 @@ def choose_backend(
             if not torch.compiler.is_compiling():  # which traces no logs, and warns of caches
                 _say_once(operation, name, tuple(refused))
             return name
+        if not torch.compiler.is_compiling() and reason == native.missing_reason():
+            _warn_once(reason)
         refused.append(f"{name}: {reason}")
     raise ValueError(f"no backend can run this {operation}: {'; '.join(refused)}")
 
@@ -54,3 +80,168 @@ def choose_backend(
 def _say_once(operation: str, chosen: str, refused: tuple[str, ...]) -> None:
     why = f" ({'; '.join(refused)})" if refused else ""
     logger.info("%s: backend %s%s", operation, chosen, why)
+
+
+@functools.cache
+def _warn_once(missing: str) -> None:
+    logger.warning("fastweights runs without its fast kernels on this machine: %s", missing)
+
+
+def dispatch_is_traced() -> bool:
+    """Whether anything follows the operations of this call, so that a kernel must not hide one.
+
+    That is a compiler, an exporter or a tracer, a transform of ``torch.func``, or a mode that sees
+    every operation.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+    )
+
+
+def forward_mode_is_on() -> bool:
+    """Whether tensors may have tangents, of forward-mode differentiation."""
+    return forward_ad._current_level >= 0
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether forward-mode differentiation asks for what comes of the tensor."""
+    return forward_mode_is_on() and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+_PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
+
+
+def has_plain_memory(tensor: Tensor) -> bool:
+    """Whether the numbers at the tensor's address are certainly its values.
+
+    Of a tensor of no numbers, of one on the meta device and of a subclass it is not certain.
+
+    Example:
+        >>> negated = torch.ones(2, dtype=torch.complex64).conj().imag
+        >>> has_plain_memory(torch.ones(2)), has_plain_memory(negated)
+        (True, False)
+    """
+    if type(tensor) not in _PLAIN_TYPES:
+        return False
+    try:
+        return tensor.data_ptr() != 0 and not tensor.is_neg()
+    except RuntimeError:  # it has no address: sparse, or the wrapper of a transform
+        return False
+
+
+def with_plain_memory(tensor: Tensor) -> Tensor:
+    """The same values, written out where they were only promised: negations and zeros.
+
+    Example:
+        >>> has_plain_memory(with_plain_memory(torch.ones(2, dtype=torch.complex64).conj().imag))
+        True
+    """
+    if tensor._is_zerotensor():
+        tensor = tensor.clone()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def in_a_graph(tensor: Tensor) -> bool:
+    """Whether anything is differentiated through the tensor, at any level of any transform.
+
+    ``requires_grad`` alone tells of the innermost.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> in_a_graph(x), in_a_graph(x.detach())
+        (True, False)
+        >>> seen = []
+        >>> watched = torch.func.vmap(lambda x: seen.append((x.requires_grad, in_a_graph(x))) or x)
+        >>> _ = torch.func.grad(lambda x: watched(x).sum())(torch.ones(2)); seen
+        [(False, True)]
+    """
+    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return True  # a compiler cannot look below, and must not lose a gradient
+    functorch = torch._C._functorch
+    while not tensor.requires_grad:
+        if torch.compiler.is_compiling():
+            return False
+        batched = functorch.is_batchedtensor(tensor)  # has no tangent of its own
+        if not batched and has_tangent(tensor):
+            return True
+        if not batched and not functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = functorch.get_unwrapped(tensor)
+    return True
+
+
+def kernel_cannot_follow(tensors: Iterable[Tensor]) -> str | None:
+    """Why no kernel may run this call on these tensors, or None if one may.
+
+    Where the answer is None and :func:`dispatch_is_traced`, it must run as an op that is registered
+    with PyTorch, which compilers, exporters and modes see.
+
+    Example:
+        >>> kernel_cannot_follow([torch.ones(2)]) is None
+        True
+        >>> torch.func.vmap(lambda x: print(kernel_cannot_follow([x])) or x)(torch.ones(2))
+        torch.func and vmap do not see into a kernel
+        tensor([1., 1.])
+    """
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func and vmap do not see into a kernel"
+    if torch.compiler.is_compiling():
+        return "ONNX has no operator for a kernel" if _exports_to_onnx() else None
+    if torch._C._is_tracing():
+        return "torch.jit.trace does not see into a kernel"
+    if any(_counts_flops(mode) for mode in _get_current_dispatch_mode_stack()):
+        return "FlopCounterMode does not see into a kernel"
+    for tensor in tensors:
+        if has_tangent(tensor):
+            return "forward-mode differentiation does not see into a kernel"
+        if _acts_differently(type(tensor)):
+            return f"{type(tensor).__name__} is a subclass with operations of its own"
+        if _is_wrapper(tensor):
+            return "a tensor has no memory of its own"
+    return None
+
+
+def _exports_to_onnx() -> bool:
+    """As ``torch.onnx.is_in_onnx_export`` says it, which the compiler takes to be False."""
+    flags = sys.modules.get("torch.onnx._internal.exporter._flags")
+    return getattr(flags, "_is_onnx_exporting", False) or torch.onnx.is_in_onnx_export()
+
+
+def _is_wrapper(tensor: Tensor) -> bool:
+    """Whether the tensor stands for another, of a transform that is at work or over."""
+    return _address(tensor) is None
+
+
+def has_lost_its_memory(tensor: Tensor) -> bool:
+    """Whether there should be numbers, but the storage was freed, as FSDP does between uses."""
+    return _address(tensor) == 0 and tensor.numel() > 0 and not tensor.is_meta
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Of a tensor of no other class; None where there can be none, 1 where nobody may ask."""
+    if type(tensor) not in _PLAIN_TYPES:
+        return 1
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return None
+
+
+def _counts_flops(mode: object) -> bool:
+    return type(mode).__module__ == "torch.utils.flop_counter"
+
+
+@functools.lru_cache(maxsize=256)
+def _acts_differently(kind: type[Tensor]) -> bool:
+    """Whether operations on tensors of this class may be something else than they are."""
+    if kind in _PLAIN_TYPES or issubclass(kind, torch._subclasses.FakeTensor):
+        return False  # a fake tensor is what the registered ops have shapes for
+    function, dispatch = kind.__torch_function__, kind.__torch_dispatch__
+    plain = (Tensor.__torch_function__, torch._C._disabled_torch_function_impl)
+    # Bound to the class anew each time, so only what is bound can be compared.
+    return getattr(function, "__func__", function) not in [
+        getattr(f, "__func__", f) for f in plain
+    ] or dispatch not in (Tensor.__torch_dispatch__, torch._C._disabled_torch_dispatch_impl)

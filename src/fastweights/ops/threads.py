@@ -11,22 +11,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import struct
-from array import array
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["CLAIMED", "bits_of", "run_on", "threads_for"]
-
-# Numbers before the caller's: how many blocks are claimed, how many threads came, and how many
-# blocks are done.
-CLAIMED = 3
+__all__ = ["Kernel", "run_on_threads", "threads_for"]
 
 _HOME = os.getpid()
-_Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def threads_for(blocks: int) -> int:
@@ -34,54 +26,40 @@ def threads_for(blocks: int) -> int:
     return max(1, min(torch.get_num_threads(), blocks))
 
 
-def bits_of(*numbers: float) -> tuple[int, ...]:
-    """Floating-point numbers in double precision as integers of the same bits.
+class Kernel(NamedTuple):
+    """A compiled function of one pointer: to call, where it begins, and what it is called."""
 
-    Example:
-        >>> [hex(bits) for bits in bits_of(1.0, 0.0)]
-        ['0x3ff0000000000000', '0x0']
-    """
-    return struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
+    call: Any
+    address: int
+    name: str = ""
 
 
-def run_on(threads: int, region: int, numbers: Sequence[int]) -> None:
-    """Run a compiled region on so many threads, or on fewer, and wait for all.
+def run_on_threads(threads: int, kernel: Kernel, arguments: int) -> None:
+    """Enter a kernel on so many threads at once, or on fewer, and wait for all.
 
     Args:
         threads: at most so many, of :func:`threads_for`.
-        region: its address, a function of a pointer to 64-bit integers. The first ``CLAIMED`` are
-            zero at first: a thread that comes takes the second for its number and adds one, and
-            the first likewise for the number of every block that it goes on to do; the third
-            is for those that end.
-        numbers: those after them.
+        kernel: it shares its work out among the threads that come.
+        arguments: the address that each of them gets.
 
     Example:
         >>> came = []
-        >>> region = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))(
-        ...     lambda numbers: came.append(numbers[CLAIMED])
-        ... )
-        >>> run_on(1, ctypes.cast(region, ctypes.c_void_p).value, [7])
+        >>> call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(came.append)
+        >>> run_on_threads(1, Kernel(call, ctypes.cast(call, ctypes.c_void_p).value), 7)
         >>> came
         [7]
     """
-    call = array("q", (*(0,) * CLAIMED, *numbers))
-    at = call.buffer_info()[0]
     if threads == 1:
-        _function(region)(at)
+        kernel.call(arguments)
         return
     # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
     openmp = _openmp() if os.getpid() == _HOME else None
     if openmp is not None:
-        openmp.GOMP_parallel(region, at, threads, 0)
+        openmp.GOMP_parallel(kernel.address, arguments, threads, 0)
         return
-    function, pool = _function(region), _pool(os.getpid(), torch.get_num_threads())
-    for share in [pool.submit(function, at) for _ in range(threads)]:
+    pool = _pool(os.getpid(), torch.get_num_threads())
+    for share in [pool.submit(kernel.call, arguments) for _ in range(threads)]:
         share.result()
-
-
-@functools.cache
-def _function(region: int) -> Any:
-    return _Region(region)
 
 
 @functools.cache

@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["FAST_OPTIONS", "FastGroups", "check_group", "check_option", "check_parameters"]
+__all__ = [
+    "FAST_OPTIONS",
+    "FastGroups",
+    "check_group",
+    "check_option",
+    "check_parameters",
+    "describe",
+]
 
 _PREFIX = "fast_"
 # name in a parameter group: what it may be, and whether a value is that
@@ -47,6 +54,12 @@ def check_parameters(group: dict[str, Any], index: int) -> None:
         raise ValueError(f"params of parameter group {index} hold the same parameter twice")
 
 
+def describe(group: dict[str, Any], index: int, position: int) -> str:
+    """What errors call a parameter: by its name, where the optimizer was given names."""
+    names = group.get("param_names")
+    return f"parameter {repr(names[position]) if names else position} of group {index}"
+
+
 class _FastGroup(MutableMapping[str, Any]):
     """A parameter group in which ``lr`` means ``fast_lr``, ``initial_lr`` ``fast_initial_lr``…"""
 
@@ -74,12 +87,25 @@ class FastGroups(torch.optim.Optimizer):
     """The fast weights as a scheduler sees an optimizer: its ``lr`` is the fast learning rate.
 
     Only for `torch.optim.lr_scheduler`, which asks for an `Optimizer` and moves ``lr`` of its
-    groups. It has no state; its `step` moves nothing.
+    groups. It has no state; its `step` moves nothing. It equals its owner, because trainers look
+    for a scheduler's optimizer among those they train (PyTorch Lightning refuses others).
     """
 
     # Not calling Optimizer.__init__: it would register the parameters a second time.
     def __init__(self, owner: torch.optim.Optimizer) -> None:
         self._owner = owner
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self._owner
+
+    def __hash__(self) -> int:
+        return hash(self._owner)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_owner": self._owner}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     @property
     def param_groups(self) -> Any:  # type: ignore[override]

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from fastweights.optim._groups import FAST_OPTIONS
-from fastweights.optim._overlay import KEYS
+from fastweights.optim._groups import FAST_OPTIONS, describe
+from fastweights.optim._overlay import KEYS, check_overlay, has_overlay
 
 __all__ = ["load_with", "save_with"]
 
@@ -40,6 +40,7 @@ def load_with(
     """Give each of the two its part of what `save_with` returned."""
 
     def load_slow(_: Any, full: dict[str, Any]) -> dict[str, Any]:
+        _check_overlays(optimizer, full)
         slow, own = {}, {}
         for key, state in full["state"].items():
             slow[key] = {k: v for k, v in state.items() if k not in KEYS}
@@ -69,3 +70,17 @@ def load_with(
         torch.optim.Optimizer.load_state_dict(optimizer, state_dict)
     finally:
         handle.remove()
+
+
+def _check_overlays(optimizer: torch.optim.Optimizer, full: dict[str, Any]) -> None:
+    """Raise if an overlay is not one of its parameter's shape; torch itself does not look."""
+    pairs = zip(optimizer.param_groups, full["param_groups"], strict=False)
+    for index, (group, saved) in enumerate(pairs):
+        if len(group["params"]) != len(saved["params"]):
+            return  # which torch refuses
+        for position, (parameter, key) in enumerate(
+            zip(group["params"], saved["params"], strict=True)
+        ):
+            state = full["state"].get(key)
+            if state is not None and has_overlay(state):
+                check_overlay(parameter, state, describe(group, index, position), ValueError)

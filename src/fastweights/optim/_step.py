@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
-from fastweights.ops.slow_fast import numba_cpu
-from fastweights.optim._groups import check_group
-from fastweights.optim._overlay import Watch, new_overlay
+from fastweights.ops.slow_fast import cpu
+from fastweights.optim._groups import check_group, describe
+from fastweights.optim._overlay import Watch, check_overlay, has_overlay, new_overlay
 from fastweights.optim._uses import OverlayUses
 
 __all__ = [
     "Bucket",
     "check_slow_optimizer",
+    "check_transforms",
     "fused_step",
     "gather",
     "separate_step",
-    "why_not_fused",
+    "unsupported_reason",
 ]
 
 
@@ -40,6 +41,22 @@ def check_slow_optimizer(slow_optimizer: Any) -> None:
         raise ValueError(
             f"slow_optimizer={type(slow_optimizer).__name__} evaluates the loss several times in "
             "a step; SlowFast needs one that steps from a single gradient, such as SGD or AdamW"
+        )
+
+
+def check_transforms() -> None:
+    """Raise inside of what cannot follow the writing to parameters, as with torch's optimizers."""
+    if torch.compiler.is_compiling():
+        return
+    inside = None
+    if torch._C._are_functorch_transforms_active():
+        inside = "a transform of torch.func (vmap, grad, jvp)"
+    elif torch._C._is_tracing():
+        inside = "torch.jit.trace"
+    if inside is not None:
+        raise RuntimeError(
+            f"SlowFast cannot step inside {inside}, whatever the backend: compute gradients "
+            "inside, and step outside"
         )
 
 
@@ -67,39 +84,54 @@ class Bucket:
         return bool(self.group.get("maximize", False))
 
 
+# torch.compile would stop at every question about a tensor, and compile anew for each shape.
+@_disable_dynamo  # as torch's own optimizers have it: torch.compiler.disable is slow to import
 def gather(
-    groups: list[dict[str, Any]], states: dict[Tensor, dict[str, Tensor]], watch: Watch
+    groups: list[dict[str, Any]],
+    states: dict[Tensor, dict[str, Tensor]],
+    watch: Watch,
+    *,
+    compiled: bool = False,
 ) -> list[Bucket]:
     """Sort the parameters that this step moves into buckets.
 
     A parameter with its first gradient gets its fast weights; one that others have changed gets
     the slow weights that go with it.
 
+    Args:
+        groups: the parameter groups.
+        states: the overlays, by parameter.
+        watch: knows what others have changed.
+        compiled: torch.compile makes the code that works on the buckets.
+
     Raises:
-        RuntimeError: a gradient is sparse. Nothing has been changed then.
+        RuntimeError: a parameter or its gradient is sparse or belongs to a transform of
+            torch.func; compiled code may misread one; or a parameter's overlay was removed or is
+            not one of its shape. Nothing has been changed then.
     """
-    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None]] = []
+    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None, str]] = []
     for index, group in enumerate(groups):
         check_group(group, index)
         for position, parameter in enumerate(group["params"]):
             gradient = parameter.grad
-            if gradient is None:
-                if not states.get(parameter):
+            state = states.get(parameter)
+            name = describe(group, index, position)
+            if not has_overlay(state):
+                watch.check_kept(parameter, name)
+                if gradient is None:
                     continue
-            elif gradient.layout is not torch.strided:
-                raise RuntimeError(
-                    "SlowFast does not support sparse gradients: parameter "
-                    f"{_describe(group, position)} of group {index} (shape "
-                    f"{tuple(parameter.shape)}) has one of layout {gradient.layout}; use "
-                    "sparse=False in nn.Embedding, or train it with an optimizer of its own"
-                )
-            moved.append((index, group, parameter, gradient))
+            _check_tensors(parameter, gradient, name)
+            if state and has_overlay(state):
+                check_overlay(parameter, state, name, RuntimeError)
+            if compiled:
+                _check_compiled(parameter, gradient, state or {}, name)
+            moved.append((index, group, parameter, gradient, name))
     buckets: dict[Any, Bucket] = {}
-    for index, group, parameter, gradient in moved:
+    for index, group, parameter, gradient, name in moved:
         state = states.get(parameter)
-        if not state:
-            states[parameter] = state = new_overlay(parameter)
-        watch.follow(parameter, state)
+        if state is None or not has_overlay(state):
+            states[parameter] = state = {**(state or {}), **new_overlay(parameter)}
+        watch.follow(parameter, state, name)
         key = (index, parameter.device, parameter.dtype, gradient is None)
         bucket = buckets.get(key)
         if bucket is None:
@@ -113,9 +145,38 @@ def gather(
     return list(buckets.values())
 
 
-def _describe(group: dict[str, Any], position: int) -> str:
-    names = group.get("param_names")
-    return repr(names[position]) if names else str(position)
+def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> None:
+    for tensor in (parameter, gradient):
+        if tensor is None:
+            continue
+        if tensor.layout is not torch.strided:
+            what = "gradients" if tensor is gradient else "parameters"
+            raise RuntimeError(
+                f"SlowFast does not support sparse {what}: {name} (shape "
+                f"{tuple(parameter.shape)}) has one of layout {tensor.layout}; use sparse=False in "
+                "nn.Embedding, or train it with an optimizer of its own"
+            )
+        if _is_wrapped(tensor):
+            raise RuntimeError(
+                f"SlowFast cannot step with a tensor of a transform of torch.func: {name} or its "
+                "gradient is one. Let the transform return gradients, and set them outside"
+            )
+
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def _check_compiled(
+    parameter: Tensor, gradient: Tensor | None, state: dict[str, Tensor], name: str
+) -> None:
+    """Raise where inductor's code would read the bits of a tensor as if they were its values."""
+    for tensor in (parameter, gradient, *state.values()):
+        if isinstance(tensor, Tensor) and (tensor.is_neg() or tensor.is_conj()):
+            raise RuntimeError(
+                f"SlowFast cannot step inside torch.compile with {name}: it, its gradient or its "
+                "state is negated or conjugated only when it is read, which compiled code may "
+                "overlook. Use .resolve_neg() and .resolve_conj(), or do not compile the step"
+            )
 
 
 def separate_step(
@@ -161,10 +222,22 @@ def separate_step(
         )
 
 
-def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
+# What the kernels know: the optimizers, and the tensors that they remember for each parameter.
+_ADAM = ("exp_avg", "exp_avg_sq")
+_REMEMBERED: dict[type, tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+}
+
+
+def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) -> str | None:
     """The reason why `fused_step` cannot replace this step, or None if it can."""
-    if type(slow_optimizer) is not torch.optim.SGD:
-        return f"the slow optimizer is {type(slow_optimizer).__name__}, not torch.optim.SGD"
+    if torch.compiler.is_compiling():
+        return "torch.compile cannot look into another compiler's kernel"
+    kind = type(slow_optimizer)
+    if kind not in _REMEMBERED:
+        return f"the slow optimizer is {kind.__name__}, not SGD, Adam or AdamW of torch.optim"
     if "step" in vars(slow_optimizer):
         return "the step of the slow optimizer is wrapped, as by a scheduler of its own"
     # The only way to learn of hooks, which have to run.
@@ -172,79 +245,111 @@ def why_not_fused(slow_optimizer: torch.optim.Optimizer, buckets: list[Bucket]) 
         return "the slow optimizer has step hooks"
     for bucket in buckets:
         group = bucket.group
-        if not group["momentum"]:
+        if kind is torch.optim.SGD and not group["momentum"]:
             return "SGD runs without momentum"
-        if any(isinstance(group[name], Tensor) for name in ("lr", "momentum", "weight_decay")):
-            return "an option of SGD is a tensor"
-        if any(g.dtype != w.dtype for g, w in zip(bucket.gradients, bucket.weights, strict=False)):
-            return "a gradient has another dtype than its parameter"
-        reason = numba_cpu.why_not(_tensors(bucket, slow_optimizer))
+        for name in ("amsgrad", "capturable", "differentiable"):
+            if kind is not torch.optim.SGD and group[name]:
+                return f"{kind.__name__} runs with {name}"
+        options = (group["lr"], group["weight_decay"], group.get("momentum"))
+        if any(isinstance(option, Tensor) for option in (*options, *group.get("betas", ()))):
+            return f"an option of {kind.__name__} is a tensor"
+        columns = {"slow": bucket.slow, "fast": bucket.fast, "update": bucket.updates}
+        if bucket.learns:
+            columns["gradient"] = bucket.gradients
+            states = [slow_optimizer.state.get(weight, {}) for weight in bucket.weights]
+            for name in _REMEMBERED[kind]:
+                columns[name] = [state.get(name) for state in states]
+            if kind is not torch.optim.SGD and not all(map(_is_complete, states)):
+                return f"{kind.__name__} has a state that is not its own"
+        reason = cpu.unsupported_reason(bucket.weights, **columns)
         if reason is not None:
             return reason
-    return None
+    return None if buckets else cpu.unsupported_reason([])
 
 
-def _tensors(bucket: Bucket, sgd: torch.optim.Optimizer) -> Iterator[Tensor]:
-    yield from bucket.weights
-    yield from bucket.gradients
-    yield from bucket.slow
-    yield from bucket.fast
-    yield from bucket.updates
-    if bucket.learns:
-        for parameter in bucket.weights:
-            velocity = sgd.state.get(parameter, {}).get("momentum_buffer")
-            if velocity is not None:
-                yield velocity
+def _is_complete(state: dict[str, Any]) -> bool:
+    """Whether Adam knows what it needs of a parameter, or nothing yet."""
+    if not state:
+        return True
+    step, *moments = (state.get(name) for name in ("step", *_ADAM))
+    counts = isinstance(step, Tensor) and step.numel() == 1 and step.is_floating_point()
+    return counts and all(isinstance(moment, Tensor) for moment in moments)
 
 
-def fused_step(ops: ModuleType, buckets: list[Bucket], sgd: torch.optim.Optimizer) -> None:
-    """The step for SGD with momentum in one pass; its buffers are kept where SGD keeps them.
+def fused_step(
+    ops: ModuleType, buckets: list[Bucket], slow_optimizer: torch.optim.Optimizer
+) -> None:
+    """The step in one pass; what the slow optimizer remembers is kept where it keeps it.
 
     Args:
         ops: moves the fast weights that only decay.
         buckets: what `gather` returned.
-        sgd: the slow optimizer. Its `step` is not called.
+        slow_optimizer: its `step` is not called.
     """
     for bucket in buckets:
         if not bucket.learns:
             ops.copy(bucket.weights, bucket.slow)
             ops.apply_overlay(bucket.weights, bucket.fast, None, keep=bucket.keep)
             continue
-        # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
-        rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
-        for w, g, s, f, u in zip(
-            bucket.weights,
-            bucket.gradients,
-            bucket.slow,
-            bucket.fast,
-            bucket.updates,
-            strict=True,
-        ):
-            state = sgd.state[w]
-            first = state.get("momentum_buffer") is None
-            if first:
-                state["momentum_buffer"] = torch.zeros_like(w)
-            rows[first].append((w, g, state["momentum_buffer"], s, f, u))
         group = bucket.group
-        for first, chosen in rows.items():
-            if not chosen:
-                continue
-            weights, gradients, buffers, slow, fast, updates = map(list, zip(*chosen, strict=True))
-            numba_cpu.sgd_step(
-                weights,
-                gradients,
-                buffers,
-                slow,
-                fast,
-                updates,
-                slow_lr=float(group["lr"]),
-                slow_momentum=float(group["momentum"]),
-                dampening=float(group["dampening"]),
-                weight_decay=float(group["weight_decay"]),
-                nesterov=group["nesterov"],
+        options = {
+            "slow_lr": float(group["lr"]),
+            "weight_decay": float(group["weight_decay"]),
+            "fast_lr": float(group["fast_lr"]),
+            "fast_momentum": float(group["fast_momentum"]),
+            "keep": bucket.keep,
+            "maximize": bucket.maximize,
+        }
+        states = [slow_optimizer.state[weight] for weight in bucket.weights]
+        if type(slow_optimizer) is torch.optim.SGD:
+            _fused_sgd(bucket, states, options)
+        else:
+            decoupled = type(slow_optimizer) is torch.optim.AdamW
+            _fused_adam(bucket, states, options, decoupled=decoupled)
+
+
+def _fused_sgd(bucket: Bucket, states: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
+    rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
+    columns = (bucket.weights, bucket.gradients, bucket.slow, bucket.fast, bucket.updates)
+    for (w, g, *others), state in zip(zip(*columns, strict=True), states, strict=True):
+        first = state.get("momentum_buffer") is None
+        if first:
+            state["momentum_buffer"] = torch.zeros_like(w)
+        rows[first].append((w, g, state["momentum_buffer"], *others))
+    for first, chosen in rows.items():
+        if chosen:
+            cpu.sgd_step(
+                *map(list, zip(*chosen, strict=True)),
+                slow_momentum=float(bucket.group["momentum"]),
+                dampening=float(bucket.group["dampening"]),
+                nesterov=bucket.group["nesterov"],
                 first=first,
-                fast_lr=float(group["fast_lr"]),
-                fast_momentum=float(group["fast_momentum"]),
-                keep=bucket.keep,
-                maximize=bucket.maximize,
+                **options,
             )
+
+
+def _fused_adam(
+    bucket: Bucket, states: list[dict[str, Any]], options: dict[str, Any], *, decoupled: bool
+) -> None:
+    double = torch.get_default_dtype() == torch.float64
+    for weight, state in zip(bucket.weights, states, strict=True):
+        if not state:  # as Adam makes it
+            state["step"] = torch.zeros((), dtype=torch.float64 if double else torch.float32)
+            state["exp_avg"] = torch.zeros_like(weight)
+            state["exp_avg_sq"] = torch.zeros_like(weight)
+    torch._foreach_add_([state["step"] for state in states], 1.0)
+    cpu.adam_step(
+        bucket.weights,
+        bucket.gradients,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        bucket.slow,
+        bucket.fast,
+        bucket.updates,
+        steps=[float(state["step"]) for state in states],
+        betas=bucket.group["betas"],
+        eps=float(bucket.group["eps"]),
+        decoupled=bucket.group.get("decoupled_weight_decay", decoupled),
+        **options,
+    )

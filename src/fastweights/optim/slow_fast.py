@@ -10,27 +10,29 @@ import torch
 
 from fastweights.ops.dispatch import choose_backend
 from fastweights.ops.slow_fast import foreach, reference
+from fastweights.optim._buffers import copy_buffers
 from fastweights.optim._groups import (
     FastGroups,
     check_group,
     check_option,
     check_parameters,
 )
-from fastweights.optim._overlay import Watch
+from fastweights.optim._overlay import Watch, has_overlay
 from fastweights.optim._saving import load_with, save_with
 from fastweights.optim._step import (
     Bucket,
     check_slow_optimizer,
+    check_transforms,
     fused_step,
     gather,
     separate_step,
-    why_not_fused,
+    unsupported_reason,
 )
 from fastweights.optim._uses import OverlayUses
 
 __all__ = ["SlowFast"]
 
-_BACKENDS = ("auto", "numba", "foreach", "reference")
+_BACKENDS = ("auto", "native", "foreach", "reference")
 
 
 class SlowFast(OverlayUses):
@@ -64,6 +66,14 @@ class SlowFast(OverlayUses):
     A parameter without a gradient (``grad`` is None: frozen, or not used) learns nothing in that
     step, and its fast weight decays. A step that `torch.amp.GradScaler` skips changes nothing.
 
+    :math:`s`, :math:`f` and :math:`\Delta f` go with their parameter to another dtype or device
+    (``model.double()``); what the slow optimizer remembers does so if its own `step` can. They must
+    not be removed from ``state``: the parameters would hold the fast weights for ever. Who does it,
+    as by ``optimizer.state.clear()``, gets an error from whatever is called next; `clear` and
+    `consolidate` then say what is to become of them.
+
+    Parameters that are sharded as ``DTensor`` (FSDP2) train as they do with the slow optimizer.
+
     Source: Hinton & Plaut, "Using fast weights to deblur old memories" (1987), section 3.
 
     Args:
@@ -72,9 +82,15 @@ class SlowFast(OverlayUses):
         lr: fast learning rate ε_f.
         momentum: fast momentum α_f, in [0, 1).
         decay: h, the part of a fast weight that is lost in each step, in [0, 1].
-        backend: "auto", or "numba" (both updates in one pass, on the CPU with SGD and momentum),
-            "foreach" or "reference" for the fast half. Rehearsal always runs "foreach", unless
-            this is "reference".
+        backend: "auto", or "native" (both updates in one pass, on the CPU with SGD and momentum,
+            Adam or AdamW), "foreach" or "reference" for the fast half. "auto" is the first of them
+            that can run a step: "reference" runs any, also where something follows operations and
+            on subclasses of `torch.Tensor`. Rehearsal runs "foreach" where this is "native".
+        model: the model whose buffers belong to the weights, such as BatchNorm's statistics, or
+            None. The buffers that it has when a `rehearsal` begins are kept until a step moves the
+            slow weights again, or `consolidate`: they are what `clear` brings back, and what
+            `slow_only` shows. In steps that move both weights there is one set of statistics,
+            that of w, and nothing to bring back.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -108,8 +124,11 @@ class SlowFast(OverlayUses):
         momentum: float,
         decay: float,
         backend: str = "auto",
+        model: torch.nn.Module | None = None,
     ) -> None:
         check_slow_optimizer(slow_optimizer)
+        if model is not None and not isinstance(model, torch.nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
         options = {"fast_lr": lr, "fast_momentum": momentum, "fast_decay": decay}
         for name, value in options.items():
             check_option(name, value, shown_as=name.removeprefix("fast_"))
@@ -117,15 +136,19 @@ class SlowFast(OverlayUses):
             raise ValueError(
                 f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {backend!r}"
             )
-        if backend == "numba":
-            reason = why_not_fused(slow_optimizer, [])
+        if backend == "native":
+            reason = unsupported_reason(slow_optimizer, [])
             if reason is not None:
-                raise ValueError(f"backend='numba' cannot run this slow_optimizer: {reason}")
+                raise ValueError(
+                    f"backend='native' cannot run this slow_optimizer: {reason}; "
+                    "backend='foreach' can"
+                )
         for index, group in enumerate(slow_optimizer.param_groups):
             check_group({**options, **group}, index)
             check_parameters(group, index)
         self.slow_optimizer = slow_optimizer
         self.backend = backend
+        self.model = model
         self._start()
         super().__init__(slow_optimizer.param_groups, {**slow_optimizer.defaults, **options})
 
@@ -180,6 +203,9 @@ class SlowFast(OverlayUses):
     def fast(self) -> torch.optim.Optimizer:
         """What to give a scheduler that is to move the fast learning rate.
 
+        Always the same object. It equals this optimizer, so that trainers that look for a
+        scheduler's optimizer among their own, as PyTorch Lightning does, accept the scheduler.
+
         Example:
             >>> import torch
             >>> from fastweights.optim import SlowFast
@@ -208,50 +234,64 @@ class SlowFast(OverlayUses):
             What the closure returned, or None.
 
         Raises:
-            RuntimeError: inside `slow_only`, or a gradient is sparse; nothing is changed.
+            RuntimeError: inside `slow_only`, ``torch.jit.trace`` or a transform of ``torch.func``;
+                a parameter or a gradient is sparse, or, where ``torch.compile`` compiles the step,
+                negated or conjugated only when it is read; or an overlay was removed from ``state``
+                or does not go with its parameter. Nothing is changed.
+            ValueError: the backend cannot run this step; nothing is changed.
         """
         self._refuse_in_slow_only("step")
+        check_transforms()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._complete_groups()
-        buckets = gather(self.param_groups, self.state, self._watch)
-        ops = reference if self.backend == "reference" else foreach
+        compiled = torch.compiler.is_compiling()
+        buckets = gather(self.param_groups, self.state, self._watch, compiled=compiled)
+        backend = self._choose(buckets)
+        ops = reference if backend == "reference" else foreach
         try:
-            if self._rehearsing:
-                separate_step(ops, buckets, None)
-            elif self._choose(buckets) == "numba":
+            if backend == "native":
                 fused_step(ops, buckets, self.slow_optimizer)
             else:
-                separate_step(ops, buckets, self.slow_optimizer)
+                separate_step(ops, buckets, None if self._rehearsing else self.slow_optimizer)
         finally:
             for bucket in buckets:
                 self._watch.wrote(bucket.weights)
+        if not self._rehearsing:
+            self._slow_buffers = None
         if self._fast is not None:
             self._fast.step()
         return loss
 
     def _choose(self, buckets: list[Bucket]) -> str:
-        if self.backend in ("foreach", "reference"):
-            return self.backend
-        if torch.compiler.is_compiling():
-            return "foreach"  # torch.compile cannot look into another compiler's kernel
-        return choose_backend(
-            self.backend,
-            {
-                "numba": lambda: why_not_fused(self.slow_optimizer, buckets),
-                "foreach": lambda: None,
-            },
-            operation="step of slow and fast weights",
-        )
+        reasons: dict[str, Callable[[], str | None]] = {
+            "native": lambda: unsupported_reason(self.slow_optimizer, buckets),
+            "foreach": lambda: foreach.unsupported_reason(
+                *(
+                    column
+                    for b in buckets
+                    for column in (b.weights, b.gradients, b.slow, b.fast, b.updates)
+                )
+            ),
+            "reference": lambda: None,
+        }
+        requested, operation = self.backend, "step of slow and fast weights"
+        if self._rehearsing:
+            del reasons["native"]  # it would move the slow weights
+            operation = "rehearsal of fast weights"
+        if requested == "native" and (self._rehearsing or torch.compiler.is_compiling()):
+            requested = "auto"
+        return choose_backend(requested, reasons, operation=operation)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
         """Inside, steps move the fast weights alone.
 
         The slow weights and everything the slow optimizer remembers (momentum, moments, its count
-        of steps) stay as they are; learning goes on from there afterwards.
+        of steps) stay as they are; learning goes on from there afterwards. So do, for `clear` and
+        `slow_only`, the buffers of the ``model`` that the optimizer was given.
 
         Example:
             >>> import torch
@@ -263,6 +303,8 @@ class SlowFast(OverlayUses):
             >>> optimizer.slow_weights(p), optimizer.fast_weights(p)
             (tensor([1.]), tensor([-0.5000]))
         """
+        if self.model is not None and self._slow_buffers is None:
+            self._slow_buffers = copy_buffers(self.model)
         before, self._rehearsing = self._rehearsing, True
         try:
             yield
@@ -275,34 +317,61 @@ class SlowFast(OverlayUses):
         """What the slow optimizer saves, and ``slow_weight``, ``fast_weight``, ``fast_update``.
 
         With the model's own state (which holds w) it resumes exactly. The slow optimizer's class
-        can load it too.
+        can load it too. After a rehearsal, ``slow_buffers`` are there as well, if the optimizer
+        was given the ``model``.
 
         Raises:
-            RuntimeError: inside `slow_only`, where the model's own state would not belong to it.
+            RuntimeError: inside `slow_only`, where the model's own state would not belong to it;
+                or fast weights were removed from ``state``.
         """
         self._refuse_in_slow_only("state_dict")
         list(self._overlays())  # what is saved goes with what the parameters hold
-        return save_with(self.slow_optimizer, self)
+        saved = save_with(self.slow_optimizer, self)
+        if self._slow_buffers is not None:
+            saved["slow_buffers"] = dict(self._slow_buffers)
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; call the model's own ``load_state_dict`` as well.
 
-        The state of a slow optimizer alone loads too: as one without fast weights.
+        The state of a slow optimizer alone loads too: as one without fast weights. Parameters that
+        nobody wrote to since the last step lose their fast weights then, and hold the slow ones.
+        Where a loaded overlay does not go with what a parameter holds, the parameter decides: its
+        slow weight becomes what it holds less the loaded fast weight, and a warning is logged.
 
         Raises:
-            ValueError: the parameter groups do not match.
+            ValueError: the parameter groups do not match, a slow or fast weight is not of its
+                parameter's shape, or there are ``slow_buffers`` and this optimizer has no model;
+                nothing is changed.
             RuntimeError: inside `slow_only`.
         """
         self._refuse_in_slow_only("load_state_dict")
+        slow_buffers = state_dict.get("slow_buffers")
+        if slow_buffers is not None and self.model is None:
+            raise ValueError(
+                "state_dict has slow_buffers, of an optimizer that was given its model: give this "
+                "one its model too, SlowFast(..., model=model)"
+            )
+        watch, parameters = self._watch, [p for g in self.param_groups for p in g["params"]]
+        held = [(p, watch.overlay(p)) for p in parameters if watch.unchanged(p)]
         load_with(self.slow_optimizer, self, state_dict)
+        with torch.no_grad():
+            for p, overlay in held:
+                if overlay is not None and not has_overlay(self.state.get(p)):
+                    p.copy_(overlay["slow_weight"])
+        self._slow_buffers = None if slow_buffers is None else _clones(slow_buffers)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_slow_only("copy")
+        list(self._overlays())  # what is copied goes with what the parameters hold
         return {
             "defaults": self.defaults,
             "state": self.state,
             "slow_optimizer": self.slow_optimizer,
             "backend": self.backend,
+            "model": self.model,
+            "_slow_buffers": self._slow_buffers,
+            "_fast": self._fast,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -312,3 +381,10 @@ class SlowFast(OverlayUses):
         self._watch = Watch()
         super().__setstate__({k: v for k, v in state.items() if k != "param_groups"})
         self._complete_groups()
+        for parameter, overlay in self.state.items():
+            if has_overlay(overlay):
+                self._watch.loaded(parameter, overlay)
+
+
+def _clones(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

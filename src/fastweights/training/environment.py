@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["environment"]
 
-PACKAGES = ("torch", "triton", "numpy", "numba", "scipy", "matplotlib", "safetensors")
+PACKAGES = ("torch", "triton", "numpy", "scipy", "matplotlib", "safetensors")
 
 
 @functools.cache

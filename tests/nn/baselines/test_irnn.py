@@ -15,7 +15,7 @@ from fastweights.nn.baselines import irnn
 def test_starts_as_a_scaled_identity_without_biases(scale):
     torch.manual_seed(0)
     layer = irnn(40, 50, 2, identity_scale=scale, input_std=0.01)
-    assert type(layer) is nn.RNN
+    assert isinstance(layer, nn.RNN)
     assert layer.nonlinearity == "relu"
     for k in (0, 1):
         assert torch.equal(getattr(layer, f"weight_hh_l{k}"), scale * torch.eye(50))

@@ -41,7 +41,7 @@ INPUTS = {
     "features": [0, 1, 7, 8, 20],  # 0: the product is made elsewhere
     "input_bias": [True, False],
 }
-NUMBA = {
+NATIVE = {
     **COMMON,
     "width": [3, 5, 8, 13],  # rows are worked on eight at a time
     "decay": STATIONARY,
@@ -49,7 +49,7 @@ NUMBA = {
     "memory": ["hebbian", "hebbian", "static", "none"],
     **INPUTS,
 }
-NUMBA_CHUNKED = {
+NATIVE_CHUNKED = {
     **COMMON,
     "length": [1, 2, 11, 31, 32, 33, 200],  # chunks have 32 steps unless asked
     "width": [3, 8, 13],  # strips of eight rows
@@ -135,21 +135,21 @@ def test_matrix_and_chunked_forms(case):
     _check(case, form=case.pop("form"), chunk_size=case.pop("chunk_size"))
 
 
-@pytest.mark.parametrize("case", all_pairs(NUMBA, seed=4), ids=_id)
-def test_numba_backend(case):
-    _check(case, form="attention", backend="numba")
+@pytest.mark.parametrize("case", all_pairs(NATIVE, seed=4), ids=_id)
+def test_native_backend(case):
+    _check(case, form="attention", backend="native")
 
 
 @pytest.mark.parametrize("case", all_pairs(CLOCKS, seed=4), ids=_id)
-def test_numba_backend_by_the_clock(case):
-    _check(case, form="attention", backend="numba")
+def test_native_backend_by_the_clock(case):
+    _check(case, form="attention", backend="native")
 
 
-@pytest.mark.parametrize("case", all_pairs(NUMBA_CHUNKED, seed=0), ids=_id)
-def test_numba_backend_in_chunks(case):
+@pytest.mark.parametrize("case", all_pairs(NATIVE_CHUNKED, seed=0), ids=_id)
+def test_native_backend_in_chunks(case):
     case = dict(case)
     chunk_size = case.pop("chunk_size")
-    _check(case, against="matrix", form="chunked", chunk_size=chunk_size, backend="numba")
+    _check(case, against="matrix", form="chunked", chunk_size=chunk_size, backend="native")
 
 
 @pytest.mark.parametrize("device", TRITON_DEVICES)
@@ -185,10 +185,10 @@ def test_triton_backend_in_bfloat16(options, device):
 @pytest.mark.parametrize("decay", ["exponential", "power-law"])
 def test_one_feature(decay, dtype):
     given = problem(5, 3, 1, decay=decay, carried=2, layer_norm=False)
-    hows = [{"backend": "numba"}]
+    hows = [{"backend": "native"}]
     if decay in RECURRENT:
         hows += [{"form": "matrix"}, {"form": "chunked", "chunk_size": 2}]
-        hows += [{"form": "chunked", "chunk_size": 2, "backend": "numba"}]
+        hows += [{"form": "chunked", "chunk_size": 2, "backend": "native"}]
     for how in hows:
         _compare(given, dtype, **how)
 
@@ -198,8 +198,8 @@ GRADCHECK = {
         {"form": "attention"},
         {"form": "matrix"},
         {"form": "chunked", "chunk_size": 2},
-        {"form": "attention", "backend": "numba"},
-        {"form": "chunked", "chunk_size": 2, "backend": "numba"},
+        {"form": "attention", "backend": "native"},
+        {"form": "chunked", "chunk_size": 2, "backend": "native"},
     ],
     "norm": list(NORMS),
     "inner_steps": [1, 2],
@@ -228,7 +228,7 @@ def test_gradcheck(case):
     assert torch.autograd.gradcheck(_outputs(given, how), tuple(given.leaves().values()))
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("backend", ["reference", "native"])
 @pytest.mark.parametrize(
     "decay", ["learned-power-law", "learned-factorial", "learned-free", "learned-step-indexed"]
 )

@@ -27,8 +27,8 @@ from tests.tolerances import assert_close
 MATRIX = {"form": "matrix"}
 CHUNKED = {"form": "chunked", "chunk_size": 3}
 ATTENTION = {"form": "attention"}
-NUMBA = {"form": "attention", "backend": "numba"}
-FORMS = [ATTENTION, MATRIX, CHUNKED, NUMBA]
+NATIVE = {"form": "attention", "backend": "native"}
+FORMS = [ATTENTION, MATRIX, CHUNKED, NATIVE]
 
 
 def _numpy(tensor):
@@ -36,7 +36,7 @@ def _numpy(tensor):
 
 
 def _can(how, decay="exponential", nonlinearity="relu"):
-    if how is NUMBA:
+    if how is NATIVE:
         return decay in STATIONARY and nonlinearity == "relu"
     return how is ATTENTION or decay in RECURRENT
 
@@ -325,4 +325,4 @@ def test_memories_beyond_the_horizon_are_dropped():
     assert trimmed(history[:3], decay_named("free")).shape[0] == 3
     assert trimmed(history, decay_named("power-law")).shape[0] == 6
     assert run(problem(9, 1, 3, decay="free"))[1].history.shape[0] == 4
-    assert run(problem(9, 1, 3, decay="free"), backend="numba")[1].history.shape[0] == 4
+    assert run(problem(9, 1, 3, decay="free"), backend="native")[1].history.shape[0] == 4

@@ -117,7 +117,7 @@ def test_the_ops_keep_what_torch_asks_of_ops(keep, kind, device):
         ops.attention_form_triton.default,
         ops.attention_form_triton_backward.default,
     )
-    check_ops(forward, backward, batch=2, keep=keep, kind=kind, multiplies=False, device=device)
+    check_ops(forward, backward, batch=2, keep=keep, kind=kind, device=device)
 
 
 @needs_interpreter
@@ -187,15 +187,14 @@ def test_why_not(monkeypatch):
         ("cuda", 3, "triton_gpu.attention_form"),
         ("cuda", 1024, "triton_gpu.attention_form"),
         ("cuda", 1025, "reference.chunked_form"),
-        ("cpu", 3, "numba_cpu.attention_form"),
-        ("cpu", 1024, "numba_chunked.chunked_form"),
+        ("cpu", 3, "cpu.recurrence"),
+        ("cpu", 1024, "cpu.recurrence"),
     ],
 )
 def test_auto_takes_it_on_cuda_and_never_the_interpreter(device, length, taken, monkeypatch):
     """With tensors that have a device and no numbers, so that no GPU is needed."""
     ran = []
-    for name in ("numba_cpu", "triton_gpu", "numba_chunked", "reference"):
-        form = f"{name}.{'chunked' if name in ('numba_chunked', 'reference') else 'attention'}_form"
+    for form in ("cpu.recurrence", "triton_gpu.attention_form", "reference.chunked_form"):
         where = f"fastweights.ops.fast_weights.recurrence.{form}"
         monkeypatch.setattr(where, lambda *call, form=form, **how: ran.append(form))
     with FakeTensorMode():

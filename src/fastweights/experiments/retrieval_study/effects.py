@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from fastweights.experiments.base import Result
+from fastweights.experiments.by_arm import why_missing
 from fastweights.experiments.retrieval_study.networks import Arm
 from fastweights.experiments.retrieval_study.tables import by_seed
 from fastweights.report.section import Claim, Table
@@ -54,6 +55,11 @@ def difference(effect: Effect, size: int, results: Sequence[Result]) -> Interval
     return mean_interval([a - b for a, b in pairs]) if pairs else None
 
 
+def _withdrawn(effect: Effect, results: Sequence[Result]) -> bool:
+    """Whether there was an answer once, but its results were withdrawn."""
+    return any(why_missing(results, arm) == "withdrawn" for arm in (*effect.arms, *effect.controls))
+
+
 def verdict(interval: Interval) -> str:
     """By `EFFECT_RULE`.
 
@@ -71,7 +77,7 @@ def verdict(interval: Interval) -> str:
 
 
 def effect_claims(effects: Sequence[Effect], size: int, results: Sequence[Result]) -> list[Claim]:
-    """A row of the ledger for every question that has an answer."""
+    """A row of the ledger for every question that has an answer, or had one."""
     claims = []
     for effect in effects:
         interval = difference(effect, size, results)
@@ -85,6 +91,9 @@ def effect_claims(effects: Sequence[Effect], size: int, results: Sequence[Result
                     verdict=verdict(interval),
                 )
             )
+        elif _withdrawn(effect, results):
+            question = f"R = {size}: {effect.question}; points of accuracy"
+            claims.append(Claim(question, "asked, not measured", "withdrawn", 0, "withdrawn"))
     return claims
 
 
@@ -105,8 +114,9 @@ def effects_table(
     rows = []
     for effect in effects:
         cells = [difference(effect, size, results) for size in sizes]
-        if any(cells):
-            texts = ["–" if c is None else f"{c.text(1, 100)}, {verdict(c)}" for c in cells]
+        missing = "withdrawn" if _withdrawn(effect, results) else "–"
+        if any(cells) or missing == "withdrawn":
+            texts = [missing if c is None else f"{c.text(1, 100)}, {verdict(c)}" for c in cells]
             rows.append([effect.question, names(effect.arms), names(effect.controls), *texts])
     return Table(
         caption="What each part is worth: difference in test accuracy, in points.",

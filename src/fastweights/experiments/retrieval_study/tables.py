@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastweights.experiments.base import Result
-from fastweights.experiments.by_arm import mean_seconds, seed_table
+from fastweights.experiments.by_arm import mean_seconds, seed_table, why_missing
 from fastweights.experiments.retrieval_study.config import RetrievalConfig, task_of
 from fastweights.experiments.retrieval_study.networks import Arm
 from fastweights.report.section import Table
@@ -68,7 +68,7 @@ def _summary_table(arms: Mapping[str, Arm], results: Sequence[Result]) -> Table:
                 middle = f"{median(known):,.0f}" if len(known) == len(reached) else "–"
                 row.append(middle if known else "never")
         else:
-            row += ["failed", *["–"] * 3]
+            row += [why_missing(results, arm), *["–"] * 3]
         rows.append(row)
     return Table(
         caption=(

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastweights.nn.base import check_size
+from fastweights.arguments import check_flag, check_integer
 from fastweights.nn.baselines.boundary import check_state, project, restore, time_first
+from fastweights.nn.conventions import RecurrentModule, check_dtype, one_state, without_autocast
 
 __all__ = ["AttentionLSTM", "AttentionLSTMState"]
 
@@ -30,7 +31,7 @@ class AttentionLSTMState(NamedTuple):
     history: Tensor
 
 
-class AttentionLSTM(nn.Module):
+class AttentionLSTM(RecurrentModule):
     """An LSTM whose output looks back, by content, at all its earlier hidden vectors.
 
     With h(t) the hidden vector of the top layer of an ordinary LSTM:
@@ -99,19 +100,20 @@ class AttentionLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        self.num_layers = check_size("num_layers", num_layers)
+        self.input_size = check_integer("input_size", input_size)
+        self.hidden_size = check_integer("hidden_size", hidden_size)
+        self.num_layers = check_integer("num_layers", num_layers)
         if score not in ("general", "dot"):
             raise ValueError(f"score must be 'general' or 'dot', got {score!r}")
         self.score = score
-        self.batch_first = batch_first
-        self.lstm = nn.LSTM(
-            input_size, hidden_size, num_layers, bias=bias, device=device, dtype=dtype
-        )
-        square = torch.empty(hidden_size, hidden_size, device=device, dtype=dtype)
+        self.batch_first = check_flag("batch_first", batch_first)
+        check_flag("bias", bias)
+        check_dtype(dtype)
+        sizes = self.input_size, self.hidden_size, self.num_layers
+        self.lstm = nn.LSTM(*sizes, bias=bias, device=device, dtype=dtype)
+        square = torch.empty(self.hidden_size, self.hidden_size, device=device, dtype=dtype)
         self.weight_score = nn.Parameter(square) if score == "general" else None
-        self.weight_combine = nn.Parameter(square.new_empty(hidden_size, 2 * hidden_size))
+        self.weight_combine = nn.Parameter(square.new_empty(self.hidden_size, 2 * self.hidden_size))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -122,8 +124,16 @@ class AttentionLSTM(nn.Module):
                 bound = 1 / math.sqrt(weight.shape[1])
                 nn.init.uniform_(weight, -bound, bound)
 
+    def flatten_parameters(self) -> None:
+        """As of the ``nn.LSTM`` inside."""
+        self.lstm.flatten_parameters()
+
     def forward(
-        self, input: Tensor, state: AttentionLSTMState | None = None
+        self,
+        input: Tensor,
+        state: AttentionLSTMState | None = None,
+        *,
+        hx: AttentionLSTMState | None = None,
     ) -> tuple[Tensor, AttentionLSTMState]:
         """Run the layer over a sequence.
 
@@ -131,6 +141,7 @@ class AttentionLSTM(nn.Module):
             input: (L, N, input_size); (N, L, input_size) with ``batch_first``; or
                 (L, input_size).
             state: what an earlier call returned; None starts from nothing.
+            hx: the name that ``nn.LSTM`` has for ``state``.
 
         Returns:
             y at every step, in the input's layout, and the state after the last one.
@@ -138,6 +149,7 @@ class AttentionLSTM(nn.Module):
         Raises:
             ValueError, TypeError: the input or the state does not fit; the message says why.
         """
+        state = one_state(state, hx)
         like = self.weight_combine
         x = time_first(input, self.input_size, self.batch_first, like)
         batched = input.dim() == 3
@@ -147,7 +159,7 @@ class AttentionLSTM(nn.Module):
             checked = self._check_state(state, x.shape[1], batched)
             start, past = (checked.hidden, checked.cell), checked.history
         h, (hidden, cell) = self.lstm(x, start)
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with without_autocast(x.device):
             h = h.to(like.dtype)
             history = torch.cat([past, h])
             query = h if self.weight_score is None else h @ self.weight_score

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_number", "check_state", "project", "restore", "time_first"]
+from fastweights.nn.conventions import autocasts
 
-
-def check_number(name: str, value: Any, low: float = -math.inf, *, above: bool = False) -> float:
-    """``value`` as a finite number at least ``low`` (or above it), or an error that names it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value < low or (above and value == low):
-        bound = "" if low == -math.inf else f" and {'above' if above else 'at least'} {low:g}"
-        raise ValueError(f"{name} must be finite{bound}, got {value}")
-    return float(value)
+__all__ = ["check_state", "project", "restore", "time_first"]
 
 
 def time_first(input: Any, input_size: int, batch_first: bool, like: Tensor) -> Tensor:
@@ -35,7 +26,7 @@ def time_first(input: Any, input_size: int, batch_first: bool, like: Tensor) -> 
         )
     if input.device != like.device:
         raise ValueError(f"input is on {input.device}, but the parameters are on {like.device}")
-    under_autocast = torch.is_autocast_enabled(input.device.type)
+    under_autocast = autocasts(input.device)
     if not input.is_floating_point() or (input.dtype != like.dtype and not under_autocast):
         raise TypeError(f"input must be {like.dtype} like the parameters, got {input.dtype}")
     x = input[:, None] if input.dim() == 2 else input

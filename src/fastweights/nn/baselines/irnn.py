@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from fastweights.nn.base import check_size
-from fastweights.nn.baselines.boundary import check_number
+from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_identity, set_normal, set_values
+from fastweights.nn.conventions import check_dtype
 
 __all__ = ["irnn"]
 
@@ -45,7 +48,8 @@ def irnn(
         dtype: of the parameters.
 
     Returns:
-        An ``nn.RNN``, which takes what every ``nn.RNN`` takes.
+        An ``nn.RNN``, which takes what every ``nn.RNN`` takes; ``reset_parameters()`` draws these
+        parameters anew.
 
     Raises:
         ValueError, TypeError: an argument is impossible; the message names it.
@@ -61,25 +65,36 @@ def irnn(
         >>> torch.equal(layer.weight_hh_l0, torch.eye(50))
         True
     """
-    identity_scale = check_number("identity_scale", identity_scale)
-    input_std = check_number("input_std", input_std, 0.0)
-    layer = nn.RNN(
-        check_size("input_size", input_size),
-        check_size("hidden_size", hidden_size),
-        check_size("num_layers", num_layers),
+    check_dtype(dtype)
+    return IRNN(
+        check_integer("input_size", input_size),
+        check_integer("hidden_size", hidden_size),
+        check_integer("num_layers", num_layers),
         nonlinearity="relu",
-        bias=bias,
-        batch_first=batch_first,
-        dropout=dropout,
+        bias=check_flag("bias", bias),
+        batch_first=check_flag("batch_first", batch_first),
+        dropout=check_number("dropout", dropout, 0, 1),
         device=device,
         dtype=dtype,
+        identity_scale=check_number("identity_scale", identity_scale),
+        input_std=check_number("input_std", input_std, 0),
     )
-    with torch.no_grad():
-        for name, parameter in layer.named_parameters():
+
+
+class IRNN(nn.RNN):
+    """With parameters of its own to start from, also where they are drawn anew."""
+
+    def __init__(self, *args: Any, identity_scale: float, input_std: float, **kwargs: Any) -> None:
+        # Before the parameters, which nn.RNN draws as it is made.
+        self.identity_scale, self.input_std = identity_scale, input_std
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for name, parameter in self.named_parameters():
             if name.startswith("weight_hh"):
-                nn.init.eye_(parameter).mul_(identity_scale)
+                set_identity(parameter, self.identity_scale)
             elif name.startswith("weight_ih"):
-                parameter.normal_(std=input_std)
+                set_normal(parameter, self.input_std)
             else:
-                parameter.zero_()
-    return layer
+                set_values(parameter, 0.0)

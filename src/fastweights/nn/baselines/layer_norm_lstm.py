@@ -9,19 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastweights.nn.base import check_size
-from fastweights.nn.baselines.boundary import (
-    check_number,
-    check_state,
-    project,
-    restore,
-    time_first,
-)
+from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_values
+from fastweights.nn.baselines.boundary import check_state, project, restore, time_first
+from fastweights.nn.conventions import RecurrentModule, check_dtype, one_state, without_autocast
 
 __all__ = ["LayerNormLSTM"]
 
 
-class LayerNormLSTM(nn.Module):
+class LayerNormLSTM(RecurrentModule):
     """An LSTM that normalises its two products and the cell before it is read.
 
     .. math::
@@ -82,14 +78,15 @@ class LayerNormLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        self.num_layers = check_size("num_layers", num_layers)
-        self.layer_norm = layer_norm
-        self.norm_eps = check_number("norm_eps", norm_eps, 0.0, above=True)
+        self.input_size = check_integer("input_size", input_size)
+        self.hidden_size = check_integer("hidden_size", hidden_size)
+        self.num_layers = check_integer("num_layers", num_layers)
+        self.layer_norm = check_flag("layer_norm", layer_norm)
+        self.norm_eps = check_number("norm_eps", norm_eps, 0, ends="()")
         self.forget_bias = check_number("forget_bias", forget_bias)
-        self.bias = bias
-        self.batch_first = batch_first
+        self.bias = check_flag("bias", bias)
+        self.batch_first = check_flag("batch_first", batch_first)
+        check_dtype(dtype)
         gates = 4 * hidden_size
         for k in range(self.num_layers):
             shapes: dict[str, tuple[int, ...] | None] = {
@@ -115,7 +112,9 @@ class LayerNormLSTM(nn.Module):
                 self._get("weight_ih", k).uniform_(-bound, bound)
                 self._get("weight_hh", k).uniform_(-bound, bound)
                 if self.bias:
-                    self._get("bias", k).zero_()[hidden : 2 * hidden] = self.forget_bias
+                    bias = torch.zeros(4 * hidden, dtype=torch.float64, device="cpu")
+                    bias[hidden : 2 * hidden] = self.forget_bias
+                    set_values(self._get("bias", k), bias)
                 if self.layer_norm:
                     for name in ("ih", "hh", "cell"):
                         self._get(f"norm_{name}_weight", k).fill_(1.0)
@@ -125,7 +124,11 @@ class LayerNormLSTM(nn.Module):
         return getattr(self, f"{name}_l{layer}")
 
     def forward(
-        self, input: Tensor, state: tuple[Tensor, Tensor] | None = None
+        self,
+        input: Tensor,
+        state: tuple[Tensor, Tensor] | None = None,
+        *,
+        hx: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the layer over a sequence.
 
@@ -134,6 +137,7 @@ class LayerNormLSTM(nn.Module):
                 (L, input_size).
             state: (h, c) before the first step, each (num_layers, N, H), or (num_layers, H) for
                 unbatched input; None starts from zeros.
+            hx: the name that ``nn.LSTM`` has for ``state``.
 
         Returns:
             h after every step, in the input's layout, and (h, c) after the last one.
@@ -141,6 +145,7 @@ class LayerNormLSTM(nn.Module):
         Raises:
             ValueError, TypeError: the input or the state does not fit; the message says why.
         """
+        state = one_state(state, hx)
         like: Tensor = self._get("weight_hh", 0)
         batched = isinstance(input, Tensor) and input.dim() == 3
         x = time_first(input, self.input_size, self.batch_first, like)
@@ -175,7 +180,7 @@ class LayerNormLSTM(nn.Module):
         recurrent = self._get("weight_hh", layer).t()
         drive = project(x, self._get("weight_ih", layer), None)
         outputs = []
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with without_autocast(x.device):
             drive = self._norm(drive, "ih", layer)
             if bias is not None:
                 drive = drive + bias

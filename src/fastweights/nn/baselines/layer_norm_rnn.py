@@ -9,21 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastweights.nn.base import check_size
-from fastweights.nn.baselines.boundary import (
-    check_number,
-    check_state,
-    project,
-    restore,
-    time_first,
-)
+from fastweights.arguments import check_flag, check_integer, check_number
+from fastweights.initial import set_identity, set_normal, set_values
+from fastweights.nn.baselines.boundary import check_state, project, restore, time_first
+from fastweights.nn.conventions import RecurrentModule, check_dtype, one_state, without_autocast
 
 __all__ = ["LayerNormRNN"]
 
 _FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
-class LayerNormRNN(nn.Module):
+class LayerNormRNN(RecurrentModule):
     """A recurrent layer whose pre-activations are normalised over the features of each sample.
 
     .. math:: h(t+1) = f(\\mathrm{LN}[W h(t) + C x(t) + b])
@@ -76,15 +72,16 @@ class LayerNormRNN(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        self.num_layers = check_size("num_layers", num_layers)
+        self.input_size = check_integer("input_size", input_size)
+        self.hidden_size = check_integer("hidden_size", hidden_size)
+        self.num_layers = check_integer("num_layers", num_layers)
         if nonlinearity not in _FUNCTIONS:
             raise ValueError(f"nonlinearity must be 'relu' or 'tanh', got {nonlinearity!r}")
         self.nonlinearity = nonlinearity
-        self.norm_eps = check_number("norm_eps", norm_eps, 0.0, above=True)
-        self.bias = bias
-        self.batch_first = batch_first
+        self.norm_eps = check_number("norm_eps", norm_eps, 0, ends="()")
+        self.bias = check_flag("bias", bias)
+        self.batch_first = check_flag("batch_first", batch_first)
+        check_dtype(dtype)
         for k in range(self.num_layers):
             shapes: dict[str, tuple[int, ...] | None] = {
                 "weight_ih": (hidden_size, input_size if k == 0 else hidden_size),
@@ -107,22 +104,23 @@ class LayerNormRNN(nn.Module):
             input_scale: standard deviation of C's entries in the first layer.
             recurrent_scale: c in W = c·I.
         """
-        input_scale = check_number("input_scale", input_scale, 0.0)
+        input_scale = check_number("input_scale", input_scale, 0)
         recurrent_scale = check_number("recurrent_scale", recurrent_scale)
-        with torch.no_grad():
-            for k in range(self.num_layers):
-                above = math.sqrt(2 / self.hidden_size) if k else 1.0
-                self._get("weight_ih", k).normal_(std=input_scale * above)
-                nn.init.eye_(self._get("weight_hh", k)).mul_(recurrent_scale)
-                if self.bias:
-                    self._get("bias", k).zero_()
-                self._get("norm_weight", k).fill_(1.0)
-                self._get("norm_bias", k).zero_()
+        for k in range(self.num_layers):
+            above = math.sqrt(2 / self.hidden_size) if k else 1.0
+            set_normal(self._get("weight_ih", k), input_scale * above)
+            set_identity(self._get("weight_hh", k), recurrent_scale)
+            if self.bias:
+                set_values(self._get("bias", k), 0.0)
+            set_values(self._get("norm_weight", k), 1.0)
+            set_values(self._get("norm_bias", k), 0.0)
 
     def _get(self, name: str, layer: int) -> Any:
         return getattr(self, f"{name}_l{layer}")
 
-    def forward(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input: Tensor, state: Tensor | None = None, *, hx: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Run the layer over a sequence.
 
         Args:
@@ -130,6 +128,7 @@ class LayerNormRNN(nn.Module):
                 (L, input_size).
             state: h before the first step, (num_layers, N, H), or (num_layers, H) for unbatched
                 input; None starts from zeros.
+            hx: the name that ``nn.RNN`` has for ``state``.
 
         Returns:
             h after every step, in the input's layout, and after the last one, shaped as ``state``.
@@ -137,6 +136,7 @@ class LayerNormRNN(nn.Module):
         Raises:
             ValueError, TypeError: the input or the state does not fit; the message says why.
         """
+        state = one_state(state, hx)
         like: Tensor = self._get("weight_hh", 0)
         x = time_first(input, self.input_size, self.batch_first, like)
         shape = (self.num_layers, x.shape[1], self.hidden_size)
@@ -157,7 +157,7 @@ class LayerNormRNN(nn.Module):
         gain, shift = self._get("norm_weight", layer), self._get("norm_bias", layer)
         function = _FUNCTIONS[self.nonlinearity]
         outputs = []
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with without_autocast(x.device):
             for z in drive.unbind(0):
                 z = torch.addmm(z, h, recurrent)
                 h = function(F.layer_norm(z, (self.hidden_size,), gain, shift, self.norm_eps))

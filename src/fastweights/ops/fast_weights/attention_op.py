@@ -17,28 +17,37 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastweights.decay import Decay
-from fastweights.ops.fast_weights.fused_op import FusedOp, watched
-from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights, multiplied
-from fastweights.ops.fast_weights.reference import right_aligned, steps_after, trimmed
+from fastweights.ops.dispatch import dispatch_is_traced
+from fastweights.ops.fast_weights.fused_op import FusedOp, load, save
+from fastweights.ops.fast_weights.options import (
+    INPUT,
+    LEARNED,
+    NORM,
+    NORM_PRELIMINARY,
+    Drive,
+    LayerState,
+    Options,
+    SlowWeights,
+    multiplied,
+)
+from fastweights.ops.fast_weights.reference import (
+    constant_before,
+    memory_weights,
+    right_aligned,
+    steps_after,
+    trimmed,
+)
 
 __all__ = [
-    "AFTER_READ",
-    "DETACH",
     "HEBBIAN",
-    "INPUT",
-    "LEARNED",
-    "NORM",
-    "NORM_PRELIMINARY",
-    "PREVIOUS",
     "STATIC",
-    "TANH",
-    "flags_of",
     "gradients",
     "gradients_like",
     "keeping",
     "last_of",
     "norms_of",
     "past_the_end",
+    "rates_table",
     "run",
     "source_like",
     "source_of",
@@ -46,10 +55,6 @@ __all__ = [
     "written_like",
 ]
 
-# The op's flags travel as one integer, because a schema of ten booleans costs more than the call.
-# LEARNED asks for the gradient of the decay's table, INPUT for that of the drive or of x.
-NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
-LEARNED, INPUT = 64, 128
 _MEMORIES = ("hebbian", "static", "none")
 HEBBIAN, STATIC, _ = range(len(_MEMORIES))
 
@@ -64,18 +69,6 @@ def why_not(state: LayerState | None, options: Options) -> str | None:
 def norms_of(inner_steps: int, flags: int) -> int:
     """Layer norms per step: one per read, and one more if the preliminary vector has its own."""
     return inner_steps + bool(flags & NORM_PRELIMINARY) if flags & NORM else 0
-
-
-def flags_of(options: Options) -> int:
-    """The options that are yes or no, as the ops take them."""
-    return (
-        NORM * options.layer_norm
-        | NORM_PRELIMINARY * options.norm_preliminary
-        | PREVIOUS * (options.query == "previous")
-        | AFTER_READ * (options.write == "after_read")
-        | DETACH * options.detach_writes
-        | TANH * (options.nonlinearity == "tanh")
-    )
 
 
 def past_the_end(
@@ -127,7 +120,12 @@ def run(
         if hebbian and state.history is not None:
             past = torch.cat([state.history, past])
     carried = 0 if past is None else past.shape[0] - 1
-    rates = _rates(decay, write_rate, state, carried, drive) if hebbian else like.new_zeros(1, 1, 1)
+    cut = None
+    if state is not None and carried:
+        cut = constant_before(state, decay, write_rate)
+    rates = like.new_zeros(1, 1, 1)
+    if hebbian:
+        rates = rates_table(decay, write_rate, state, carried, drive, cut)
     drive, ended = past_the_end(drive, lengths, options)
     gain, norm_bias = weights.norm_weight, weights.norm_bias
     if options.layer_norm:
@@ -141,7 +139,7 @@ def run(
         *inputs,
         options.inner_steps,
         options.norm_eps,
-        flags_of(options) | LEARNED * rates.requires_grad | INPUT * source.requires_grad,
+        options.flags,
         _MEMORIES.index(options.memory),
         keep,
     )
@@ -149,7 +147,7 @@ def run(
     if hebbian:
         written = written.detach() if options.detach_writes else written
         history = trimmed(right_aligned(written, length, lengths), decay)
-    hidden = output[-1]
+    hidden = output[-1].clone()  # of its own, not part of the output
     if ended is not None and lengths is not None:
         before = like.new_zeros(batch, width) if state is None else state.hidden
         hidden = last_of(before, output, lengths)
@@ -160,23 +158,26 @@ def run(
         steps = torch.full((batch,), length, device=drive.device)
     else:
         steps = lengths.clone()
-    return output, LayerState(hidden, steps, history)
+    return output, LayerState(hidden, steps, history, constant_before=cut)
 
 
-def _rates(
+def rates_table(
     decay: Decay,
     write_rate: Tensor | float,
     state: LayerState | None,
     carried: int,
     drive: Tensor | Drive,
+    cut: Tensor | None,
 ) -> Tensor:
-    """The table of η r."""
+    """The table of η r; what was written before the step ``cut`` is a constant."""
     kind, device = torch.promote_types(drive.dtype, torch.float32), drive.device
     count = carried + drive.shape[0]
     if not decay.stationary:
         steps = torch.zeros(1, dtype=torch.int64, device=device) if state is None else state.steps
-        return write_rate * _by_clock(decay, steps - carried, count, kind)
-    if decay.fixed is None or isinstance(write_rate, Tensor) or watched():
+        return _by_clock(decay, write_rate, steps - carried, count, kind, cut)
+    if cut is not None and state is not None:
+        return _by_clock(decay, write_rate, state.steps - carried, count, kind, cut)
+    if decay.fixed is None or isinstance(write_rate, Tensor) or dispatch_is_traced():
         return (write_rate * decay.table(count, dtype=kind, device=device))[None, None]
     # Nothing in it can change: a short call would spend much of its time on making it again.
     key = decay.fixed, write_rate, count, kind, device
@@ -191,13 +192,23 @@ def _rates(
 _LAST_TABLES: WeakKeyDictionary[Decay, tuple[Any, Tensor]] = WeakKeyDictionary()
 
 
-def _by_clock(decay: Decay, oldest: Tensor, count: int, kind: torch.dtype) -> Tensor:
-    """The table of r for ``count`` vectors, the first of them written at step ``oldest`` (B,)."""
-    if not torch.compiler.is_compiling() and bool((oldest == oldest[:1]).all()):
-        oldest = oldest[:1]
+def _by_clock(
+    decay: Decay,
+    write_rate: Tensor | float,
+    oldest: Tensor,
+    count: int,
+    kind: torch.dtype,
+    cut: Tensor | None,
+) -> Tensor:
+    """The table for ``count`` vectors, the first of them written at step ``oldest`` (B,)."""
+    clocks = torch.stack([oldest] if cut is None else [oldest, cut])[:, :, None, None]
+    if not dispatch_is_traced() and bool((clocks == clocks[:, :1]).all()):
+        clocks = clocks[:, :1]
     index = torch.arange(count, device=oldest.device)
-    newest = (oldest[:, None] + index)[:, :, None]
-    return decay.between(newest - index, newest).to(kind)
+    newest = clocks[0] + index[:, None]
+    before = None if cut is None else clocks[1]
+    table = memory_weights(newest - index, newest, decay, write_rate, before)
+    return table.to(kind)
 
 
 def last_of(before: Tensor, output: Tensor, lengths: Tensor) -> Tensor:
@@ -261,11 +272,11 @@ def keeping(
     """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        source, *tensors, steps, eps, flags, memory, _ = inputs
+        source, *tensors, steps, eps, flags, memory, keep = inputs
         result, _, *kept = output
         seen = result if needs_output(steps, flags) else None
         product = [None if tensors[6] is None else source, *tensors[6:]] if tensors[6:] else []
-        ctx.save_for_backward(seen, *tensors[:6], *product, *kept)
+        save(ctx, keep, [seen, *tensors[:6], *product, *kept])
         ctx.settings = (steps, eps, flags, memory)
         ctx.tensors = 1 + len(tensors)
         ctx.mark_non_differentiable(*kept)
@@ -287,15 +298,16 @@ def gradients(
         dwritten = None  # of no vectors
     if doutput is None and dwritten is None:
         return nothing
-    saved = ctx.saved_tensors
+    saved = load(ctx)
     past, gain, static = saved[1], saved[4], saved[6]
     known = 0 if past is None else past.shape[0]
     if dwritten is not None:  # h(0) … h(T − 1), and output is h(1) … h(T)
         later = functional.pad(dwritten[max(known, 1) :], (0, 0, 0, 0, 0, 1))
         doutput = later if doutput is None else doutput + later
-    flags = ctx.settings[2]
+    steps, eps, flags, memory = ctx.settings
+    flags = flags | INPUT * ctx.needs[0] | LEARNED * ctx.needs[3]
     dsource, dpast, dweight, drates, dgain, dbias, dstatic, *dproduct = backward(
-        doutput, *saved, *ctx.settings
+        doutput, *saved, steps, eps, flags, memory
     )
     if dwritten is not None and past is not None:
         dpast = dpast + dwritten[:known]

@@ -10,7 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["FORMS", "Drive", "LayerState", "Options", "SlowWeights", "multiplied"]
+__all__ = [
+    "AFTER_READ",
+    "DETACH",
+    "FORMS",
+    "INPUT",
+    "LEARNED",
+    "NORM",
+    "NORM_PRELIMINARY",
+    "PREVIOUS",
+    "TANH",
+    "Drive",
+    "LayerState",
+    "Options",
+    "SlowWeights",
+    "multiplied",
+]
 
 Nonlinearity = Literal["relu", "tanh"]
 Write = Literal["before_read", "after_read"]
@@ -18,6 +33,12 @@ Query = Literal["preliminary", "previous"]
 Memory = Literal["hebbian", "static", "none"]
 Form = Literal["auto", "attention", "matrix", "chunked"]
 FORMS: tuple[str, ...] = get_args(Form)
+
+# What the kernels take as one integer, because a schema of ten booleans costs more than the call:
+# the options that are yes or no, and whether somebody asks for the gradient of the decay's table
+# (LEARNED) and of the drive or of x (INPUT).
+NORM, NORM_PRELIMINARY, PREVIOUS, AFTER_READ, DETACH, TANH = 1, 2, 4, 8, 16, 32
+LEARNED, INPUT = 64, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +99,21 @@ class Options:
                     f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, "
                     f"got {getattr(self, name)!r}"
                 )
+        flags = (
+            NORM * self.layer_norm
+            | NORM_PRELIMINARY * self.norm_preliminary
+            | PREVIOUS * (self.query == "previous")
+            | AFTER_READ * (self.write == "after_read")
+            | DETACH * self.detach_writes
+            | TANH * (self.nonlinearity == "tanh")
+        )
+        object.__setattr__(self, "_flags", flags)
+
+    @property
+    def flags(self) -> int:
+        """The options that are yes or no as one integer, as the kernels take them."""
+        flags: int = self.__dict__["_flags"]
+        return flags
 
 
 class Drive(NamedTuple):
@@ -148,13 +184,18 @@ class LayerState(NamedTuple):
             comes last for every sample; shorter ones are padded with zeros at the front, which
             are memories of nothing.
         matrix: A(t − 1), the write rate included, shape (B, H, H); (B, M, H, H) for a decay that
-            is carried as M > 1 matrices. Sums of h hᵀ are symmetric, and kernels count on it.
+            is carried as M > 1 matrices. Sums of h hᵀ are symmetric, and kernels count on it; so
+            is the gradient that they give.
+        constant_before: the step before which all vectors of the history were written outside of
+            the graph, int64, shape (B,); None if none were, or nothing that is learned asks.
+            ``constant_before`` says what for.
     """
 
     hidden: Tensor
     steps: Tensor
     history: Tensor | None = None
     matrix: Tensor | None = None
+    constant_before: Tensor | None = None
 
     @classmethod
     def zeros(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
-from fastweights.ops.fast_weights import numba_chunked, numba_cpu, reference, triton_gpu
+from fastweights.ops.fast_weights import cpu, reference, triton_gpu
+from fastweights.ops.fast_weights.call import Call, checked
 from fastweights.ops.fast_weights.options import (
     FORMS,
     Drive,
@@ -27,7 +27,7 @@ _CHUNKS_PAY_BEYOND = 100
 
 __all__ = ["BACKENDS", "check_backend", "check_form", "chunk_size_for", "fast_weights"]
 
-BACKENDS = ("auto", "numba", "triton", "reference")
+BACKENDS = ("auto", "native", "triton", "reference")
 
 
 def check_backend(backend: str) -> None:
@@ -64,63 +64,7 @@ def chunk_size_for(hidden_size: int) -> int:
     return max(32, min(hidden_size // 4, 128))
 
 
-def _check_call(
-    drive: Tensor | Drive,
-    weights: SlowWeights,
-    decay: Decay,
-    write_rate: Tensor | float,
-    state: LayerState | None,
-    options: Options,
-    lengths: Tensor | None,
-) -> None:
-    """Raise unless the tensors fit together: the kernels trust their shapes."""
-    source, inputs, bias = drive if isinstance(drive, Drive) else (drive, None, None)
-    if source.dim() != 3 or source.shape[0] == 0:
-        name, kind = ("drive", "H") if inputs is None else ("drive.input", "I")
-        shape = tuple(source.shape)
-        raise ValueError(f"{name} must have shape (T, B, {kind}) with T ≥ 1, got {shape}")
-    if inputs is not None and (inputs.dim() != 2 or inputs.shape[1] != source.shape[2]):
-        shape = tuple(inputs.shape)
-        raise ValueError(f"drive.weight must have shape (H, {source.shape[2]}), got {shape}")
-    _, batch, width = drive.shape
-    device, dtype = drive.device, drive.dtype
-    hidden, steps, history, matrix = (None,) * 4 if state is None else state
-    memories = () if history is None else history.shape[:1]
-    matrices = () if decay.components == 1 else (decay.components,)
-    expected = {
-        "drive.input": (source, tuple(source.shape)),
-        "drive.weight": (inputs, (width, source.shape[2])),
-        "drive.bias": (bias, (width,)),
-        "weights.recurrent": (weights.recurrent, (width, width)),
-        "weights.norm_weight": (weights.norm_weight, (width,)),
-        "weights.norm_bias": (weights.norm_bias, (width,)),
-        "weights.memory": (weights.memory, (width, width)),
-        "state.hidden": (hidden, (batch, width)),
-        "state.history": (history, (*memories, batch, width)),
-        "state.matrix": (matrix, (batch, *matrices, width, width)),
-        "write_rate": (write_rate if isinstance(write_rate, Tensor) else None, ()),
-        "state.steps": (steps, (batch,)),
-        "lengths": (lengths, (batch,)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}, but drive is on {device}")
-        if name in ("state.steps", "lengths"):
-            if tensor.dtype != torch.int64:
-                raise TypeError(f"{name} must be torch.int64, got {tensor.dtype}")
-        elif name != "write_rate" and tensor.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype} like drive, got {tensor.dtype}")
-    if options.memory == "static" and weights.memory is None:
-        raise ValueError("weights.memory must be given when options.memory is 'static'")
-    if history is not None and matrix is not None:
-        raise ValueError("state must hold a history or a matrix, not both")
-
-
-def _choose_form(call: _Call, form: str, backend: str) -> str:
+def _choose_form(call: Call, form: str, backend: str) -> str:
     decay, state = call.decay, call.state
     check_form(form, decay)
     matrix, history = (None, None) if state is None else (state.matrix, state.history)
@@ -145,10 +89,12 @@ def _choose_form(call: _Call, form: str, backend: str) -> str:
     length, _, width = call.drive.shape
     carried = 0 if history is None else history.shape[0]
     if call.drive.device.type == "cpu" and decay.stationary:
-        # A short call reads and writes a whole matrix for few steps: not before the vectors are
-        # many more numbers than the matrix.
+        # A short call reads and writes whole matrices for few steps: not before the vectors are
+        # many more numbers than they. For 13 matrices that was at 1.6 to 3 times as many, for one,
+        # which is soon read beside the rest of a call, at 4.
         read = decay.components * width
-        chunks = length > read + _CHUNKS_PAY_BEYOND or carried > 4 * read
+        many = min(4 * read, 2 * read + _CHUNKS_PAY_BEYOND)
+        chunks = length > read + _CHUNKS_PAY_BEYOND or carried > many
         return "chunked" if chunks else "attention"
     # Reading M vectors costs 2·M·H, reading the matrix H²; but the vectors need no H² of
     # memory per sample, so the history is kept a little beyond the point where it is cheaper.
@@ -170,6 +116,7 @@ def fast_weights(
     options: Options,
     *,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
     form: str = "auto",
     backend: str = "auto",
     chunk_size: int | None = None,
@@ -182,13 +129,17 @@ def fast_weights(
         weights: the slow weights (see :class:`SlowWeights`).
         decay: r, see :mod:`fastweights.decay`.
         write_rate: η, a number or a scalar tensor.
-        state: h(t) and the memory to start from; None to start from nothing.
+        state: h(t) and the memory to start from; None to start from nothing. From outside of the
+            graph it is a constant: see ``constant_before``.
         options: what to compute.
         lengths: steps of each sample, int64, shape (B,), each in 0 … T; None for all T.
+        resets: which samples forget everything, h and the memory, before which step; bool, shape
+            (T, B). Resets after a sample's end do nothing.
         form: "attention", "matrix", "chunked", or "auto": on the CPU "chunked" for an exponential
-            decay over more than H + 100 steps, or when more than 4·H vectors are carried; for a
-            step-indexed one when there would be more than 4·H vectors in the end.
-        backend: "numba" (CPU), "triton" (CUDA), "reference", or "auto" for the fastest that
+            decay over more than H + 100 steps, or when more than 4·H or 2·H + 100 vectors are
+            carried (with C·H for H in a sum of C exponentials); for a step-indexed one when there
+            would be more than 4·H vectors in the end.
+        backend: "native" (CPU), "triton" (CUDA), "reference", or "auto" for the fastest that
             supports the call.
         chunk_size: steps per chunk of the chunked form; None chooses by width.
 
@@ -216,60 +167,48 @@ def fast_weights(
         (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
     """
     check_backend(backend)
-    _check_call(drive, weights, decay, write_rate, state, options, lengths)
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
         raise TypeError(f"chunk_size must be an integer or None, got {type(chunk_size).__name__}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    call = _Call(drive, weights, decay, write_rate, state, options, lengths)
+    call, refused = checked(
+        Call(drive, weights, decay, write_rate, state, options, lengths, resets)
+    )
+    drive, weights, decay, write_rate, state, options, lengths, resets = call
     chosen_form = _choose_form(call, form, backend)
     if options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
     reasons: dict[str, Callable[[], str | None]] = {
-        "numba": lambda: _why_not_numba(call, chosen_form),
-        "triton": lambda: _why_not_triton(call, chosen_form),
+        "native": lambda: refused or cpu.unsupported_reason(drive, decay, state, chosen_form),
+        "triton": lambda: refused or _why_not_triton(call, chosen_form),
         "reference": lambda: None,
     }
     if drive.device.type == "cpu":
         # Triton's interpreter takes CPU tensors too, but it is the slowest: only when asked for.
         reasons["triton"] = reasons.pop("triton")
     name = choose_backend(backend, reasons, operation="fast_weights")
-    if chosen_form == "attention" and name == "numba":
-        return numba_cpu.attention_form(*call)
+    size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
+    if name == "native":
+        return cpu.recurrence(*call, chunk_size=None if chosen_form == "attention" else size)
     if name == "triton":
-        return triton_gpu.attention_form(multiplied(drive), *call[1:])
+        return triton_gpu.attention_form(multiplied(drive), *call[1:7])
     if state is None:
         state = LayerState.zeros(*drive.shape[1:], dtype=drive.dtype, device=drive.device)
-    size = chunk_size_for(drive.shape[-1]) if chunk_size is None else chunk_size
+    forms: dict[str, Callable[..., tuple[Tensor, LayerState]]] = {
+        "attention": reference.attention_form,
+        "matrix": reference.matrix_form,
+        "chunked": functools.partial(reference.chunked_form, chunk_size=size),
+    }
+    run = forms[chosen_form]
     others = (weights, decay, write_rate, state, options, lengths)
-    if name == "numba":
-        return numba_chunked.chunked_form(drive, *others, chunk_size=size)
-    if chosen_form == "attention":
-        return reference.attention_form(multiplied(drive), *others)
-    if chosen_form == "matrix":
-        return reference.matrix_form(multiplied(drive), *others)
-    return reference.chunked_form(multiplied(drive), *others, chunk_size=size)
+    if resets is None:
+        return run(multiplied(drive), *others)
+    return reference.in_episodes(run, multiplied(drive), *others, resets)
 
 
-class _Call(NamedTuple):
-    drive: Tensor | Drive
-    weights: SlowWeights
-    decay: Decay
-    write_rate: Tensor | float
-    state: LayerState | None
-    options: Options
-    lengths: Tensor | None
-
-
-def _why_not_numba(call: _Call, form: str) -> str | None:
-    if form == "matrix":
-        return "it has the attention and the chunked form, this call needs the matrix form"
-    if form == "attention":
-        return numba_cpu.why_not(call.drive, call.state, call.options)
-    return numba_chunked.why_not(call.drive, call.decay, call.state, call.options)
-
-
-def _why_not_triton(call: _Call, form: str) -> str | None:
+def _why_not_triton(call: Call, form: str) -> str | None:
     if form != "attention":
         return f"it has the attention form, this call needs the {form} form"
+    if call.resets is not None:
+        return "resets are left to the reference"
     return triton_gpu.why_not(call.drive, call.state, call.options)

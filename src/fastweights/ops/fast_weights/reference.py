@@ -12,6 +12,8 @@ The three forms differ only in how A(t) is kept:
     matrix      one H × H matrix per sample
     attention   the vectors written so far: A(t) v = η Σ_τ r(t−τ) h(τ) (h(τ)·v)
     chunked     a matrix up to the start of the chunk, vectors within it
+
+A state from outside of the graph is a constant in all of them: ``constant_before``.
 """
 
 from __future__ import annotations
@@ -23,14 +25,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastweights.decay import Decay
+from fastweights.ops.dispatch import forward_mode_is_on, in_a_graph
 from fastweights.ops.fast_weights.options import LayerState, Options, SlowWeights
 
 __all__ = [
     "attention_form",
     "chunked_form",
+    "constant_before",
     "fold",
+    "forget",
+    "in_episodes",
     "inner_loop",
     "matrix_form",
+    "memory_weights",
     "right_aligned",
     "steps_after",
     "trimmed",
@@ -123,7 +130,8 @@ def matrix_form(
     """
     hidden = state.hidden
     hebbian = options.memory == "hebbian"
-    matrix = _apart(fold(state, decay, write_rate, options)) if hebbian else None
+    cut = constant_before(state, decay, write_rate)
+    matrix = _apart(fold(state, decay, write_rate, options, cut=cut)) if hebbian else None
     shares = decay.write_shares().to(hidden)
     fixed_read = _fixed_read(weights, options)
     outputs = []
@@ -176,6 +184,7 @@ def attention_form(
         written = list(past.unbind(0))
     fixed_read = _fixed_read(weights, options)
     carried = len(written)
+    cut = constant_before(state, decay, write_rate) if carried else None
     outputs = []
     for t in range(length):
         z = F.linear(hidden, weights.recurrent) + drive[t]
@@ -187,7 +196,7 @@ def attention_form(
             written = [*written, h]
             newest = state.steps + len(visible) - carried - 1
             read = _attention_read(
-                visible, newest, matrix, state.steps - carried - 1, decay, write_rate, options
+                visible, newest, matrix, state.steps - carried - 1, decay, write_rate, cut
             )
             new = inner_loop(z, hidden, read, weights, options)
         hidden = _alive(t, lengths, new, hidden)
@@ -196,7 +205,7 @@ def attention_form(
     if history is not None:
         history = trimmed(right_aligned(history, length, lengths), decay)
     steps = steps_after(state.steps, length, lengths)
-    return _stack(outputs, drive, lengths), LayerState(hidden, steps, history, matrix)
+    return _stack(outputs, drive, lengths), LayerState(hidden, steps, history, matrix, cut)
 
 
 def _attention_read(
@@ -206,17 +215,19 @@ def _attention_read(
     matrix_step: Tensor,
     decay: Decay,
     write_rate: Tensor | float,
-    options: Options,
+    cut: Tensor | None,
 ) -> Read:
     """v ↦ A v, with A the sum over ``visible``, the last of which was written at ``newest``."""
     memories = torch.stack(visible) if visible else None
+    age = torch.arange(len(visible) - 1, -1, -1, device=newest.device)[:, None]
 
     def read(v: Tensor) -> Tensor:
         total = torch.zeros_like(v)
         if memories is not None:
-            decayed = _weights_by_age(len(visible), newest, decay).to(v.dtype)
+            now = newest.expand(len(visible), -1)
+            scales = memory_weights(newest - age, now, decay, write_rate, cut).to(v.dtype)
             scores = torch.einsum("mbh,bh->mb", memories, v)
-            total = write_rate * torch.einsum("mb,mb,mbh->bh", decayed, scores, memories)
+            total = torch.einsum("mb,mb,mbh->bh", scales, scores, memories)
         if matrix is not None:
             remaining = decay.remaining(matrix_step, newest).to(v.dtype)
             total = total + torch.einsum("bm,bmij,bj->bi", remaining, _apart(matrix), v)
@@ -225,10 +236,60 @@ def _attention_read(
     return read
 
 
-def _weights_by_age(count: int, newest: Tensor, decay: Decay) -> Tensor:
-    """r for ``count`` memories, oldest first, the last written at step ``newest``: (count, B)."""
-    age = torch.arange(count - 1, -1, -1, device=newest.device)
-    return decay.between(newest - age[:, None], newest.expand(count, -1))
+def constant_before(state: LayerState, decay: Decay, write_rate: Tensor | float) -> Tensor | None:
+    """The step, for each sample, before which what was written is a constant; None if all moves.
+
+    What a state remembers is A(t − 1), which was scaled by η when it was written and has faded
+    since. If the state comes from outside of the graph (it was detached, loaded, or made without
+    gradients), that is a constant, however it is kept. So a history from there is one too, η and
+    the decay until then included: neither gets a gradient through it. What it fades from there on
+    is part of the graph. A decay that is not recurrent has no A(t − 1) that fades as a whole; it
+    weighs each vector anew by its age, so there only η is a constant.
+
+    Later calls carry the step on in their states, as long as these are in the graph.
+    """
+    learned = isinstance(write_rate, Tensor) or decay.fixed is None
+    if state.history is None or not learned:
+        return None
+    if not (torch.is_grad_enabled() or forward_mode_is_on()):
+        return None
+    if in_a_graph(state.hidden) or in_a_graph(state.history):
+        return state.constant_before
+    return state.steps
+
+
+def memory_weights(
+    written: Tensor,
+    newest: Tensor,
+    decay: Decay,
+    write_rate: Tensor | float,
+    cut: Tensor | None,
+) -> Tensor:
+    """η r at step ``newest`` of what was ``written`` then, a constant before the step ``cut``."""
+    if cut is None:
+        return write_rate * decay.between(written, newest)
+    if decay.recurrent:
+        return _weights_by_matrix(written, newest, decay, write_rate, cut).sum(-1)
+    constant = write_rate.detach() if isinstance(write_rate, Tensor) else write_rate
+    return torch.where(written < cut, constant, write_rate) * decay.between(written, newest)
+
+
+def _weights_by_matrix(
+    written: Tensor,
+    newest: Tensor,
+    decay: Decay,
+    write_rate: Tensor | float,
+    cut: Tensor | None,
+) -> Tensor:
+    """:func:`memory_weights` in each of the decay's matrices, one in a last dimension."""
+    shares = write_rate * decay.write_shares().to(written.device)
+    weights = shares * decay.remaining(written, newest)
+    if cut is None:
+        return weights
+    last = (cut - 1).expand(written.shape)  # the step that the constant memory is as of
+    constant = (shares * decay.remaining(torch.minimum(written, last), last)).detach()
+    faded = constant * decay.remaining(last, torch.maximum(newest, last))
+    return torch.where((written < cut)[..., None], faded, weights)
 
 
 def _apart(matrix: Tensor) -> Tensor:
@@ -276,7 +337,9 @@ def chunked_form(
     """
     if options.memory != "hebbian":
         return matrix_form(drive, weights, decay, write_rate, state, options, lengths)
-    state = state._replace(matrix=fold(state, decay, write_rate, options), history=None)
+    cut = constant_before(state, decay, write_rate)
+    matrix = fold(state, decay, write_rate, options, cut=cut)
+    state = LayerState(state.hidden, state.steps, matrix=matrix)
     outputs = []
     for start in range(0, drive.shape[0], chunk_size):
         chunk = drive[start : start + chunk_size]
@@ -295,6 +358,7 @@ def fold(
     options: Options,
     *,
     matrix_step: Tensor | None = None,
+    cut: Tensor | None = None,
 ) -> Tensor:
     """A(t − 1) as a state holds it, (B, H, H) or (B, components, H, H), history and all.
 
@@ -305,8 +369,9 @@ def fold(
         options: for ``detach_writes``.
         matrix_step: the step that ``state.matrix`` belongs to, shape (B,), when a history
             follows it; None if the state holds only one of the two.
+        cut: of ``constant_before``, for a state that comes from an earlier call.
     """
-    hidden, steps, history, matrix = state
+    hidden, steps, history, matrix, _ = state
     newest = steps - 1
     if matrix is None:
         batch, width = hidden.shape
@@ -320,6 +385,50 @@ def fold(
         return _together(matrices)
     h = history.detach() if options.detach_writes else history
     age = torch.arange(h.shape[0] - 1, -1, -1, device=h.device)[:, None]
-    left = decay.remaining(newest - age, newest.expand(h.shape[0], -1)).to(h.dtype)
-    added = torch.einsum("c,mbc,mbi,mbj->bcij", decay.write_shares().to(h), left, h, h)
-    return _together(matrices + write_rate * added)
+    now = newest.expand(h.shape[0], -1)
+    weights = _weights_by_matrix(newest - age, now, decay, write_rate, cut).to(h.dtype)
+    return _together(matrices + torch.einsum("mbc,mbi,mbj->bcij", weights, h, h))
+
+
+def forget(state: LayerState, which: Tensor) -> LayerState:
+    """The state, but of nothing for the samples that ``which`` names, bool of shape (B,)."""
+    hidden, steps, history, matrix, constant_before = state
+    return LayerState(
+        hidden.masked_fill(which[:, None], 0.0),
+        steps.masked_fill(which, 0),
+        None if history is None else history.masked_fill(which[:, None], 0.0),
+        None
+        if matrix is None
+        else matrix.masked_fill(which.reshape(-1, *[1] * (matrix.dim() - 1)), 0.0),
+        None if constant_before is None else constant_before.masked_fill(which, 0),
+    )
+
+
+def in_episodes(
+    form: Callable[..., tuple[Tensor, LayerState]],
+    drive: Tensor,
+    weights: SlowWeights,
+    decay: Decay,
+    write_rate: Tensor | float,
+    state: LayerState,
+    options: Options,
+    lengths: Tensor | None,
+    resets: Tensor,
+) -> tuple[Tensor, LayerState]:
+    """Any of the forms, from one reset to the next.
+
+    Arguments and results as for :func:`matrix_form`; ``resets``, bool of shape (T, B), says which
+    samples forget everything before which step. Resets after a sample's end do nothing.
+    """
+    length = drive.shape[0]
+    if lengths is not None:
+        resets = resets & (torch.arange(length, device=drive.device)[:, None] < lengths)
+    starts = sorted({0, *resets.any(1).nonzero()[:, 0].tolist()})
+    outputs = []
+    for start, end in zip(starts, [*starts[1:], length], strict=True):
+        left = None if lengths is None else (lengths - start).clamp(0, end - start)
+        state = forget(state, resets[start])
+        piece = drive[start:end]
+        output, state = form(piece, weights, decay, write_rate, state, options, left)
+        outputs.append(output)
+    return torch.cat(outputs), state

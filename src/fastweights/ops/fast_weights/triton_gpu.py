@@ -11,18 +11,20 @@ from torch import Tensor
 
 from fastweights.decay import Decay
 from fastweights.ops.fast_weights import attention_op, fused_op
-from fastweights.ops.fast_weights.attention_op import (
+from fastweights.ops.fast_weights.attention_op import HEBBIAN, norms_of
+from fastweights.ops.fast_weights.options import (
     AFTER_READ,
     DETACH,
-    HEBBIAN,
     LEARNED,
     NORM,
     NORM_PRELIMINARY,
     PREVIOUS,
     TANH,
-    norms_of,
+    Drive,
+    LayerState,
+    Options,
+    SlowWeights,
 )
-from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
 
 __all__ = ["attention_form", "why_not"]
 

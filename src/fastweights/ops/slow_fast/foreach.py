@@ -6,10 +6,35 @@ runs many tensors in one launch; elsewhere it loops in C++.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["apply_overlay", "copy", "learn"]
+__all__ = ["apply_overlay", "copy", "learn", "unsupported_reason"]
+
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+
+
+def unsupported_reason(*columns: Iterable[Tensor]) -> str | None:
+    """The reason why these functions cannot work on such tensors, or None if they can.
+
+    Example:
+        >>> unsupported_reason([torch.zeros(3)])
+        >>> unsupported_reason([torch.zeros(3).as_subclass(type("Odd", (Tensor,), {}))])
+        'a tensor is a Odd, which may lack operations on lists'
+    """
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation has no derivative of all operations on lists"
+    for column in columns:
+        for tensor in column:
+            if type(tensor) not in _PLAIN:
+                return f"a tensor is a {type(tensor).__name__}, which may lack operations on lists"
+            # torch.compile would stop here at every tensor; SlowFast has asked before.
+            if not torch.compiler.is_compiling() and (tensor.is_neg() or tensor.is_conj()):
+                return "a tensor is negated or conjugated only when it is read"
+    return None
 
 
 def copy(targets: list[Tensor], sources: list[Tensor]) -> None:

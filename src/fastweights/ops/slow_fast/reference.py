@@ -11,9 +11,11 @@ other backends may not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-__all__ = ["apply_overlay", "copy", "learn", "sgd_step"]
+__all__ = ["adam_step", "apply_overlay", "copy", "learn", "sgd_step"]
 
 
 def copy(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -125,8 +127,72 @@ def sgd_step(
     """
     learn(updates, gradients, lr=fast_lr, momentum=fast_momentum, maximize=maximize)
     for s, g, v in zip(slow, gradients, buffers, strict=True):
-        g = (-g if maximize else g) + weight_decay * s
+        g = -g if maximize else g
+        if weight_decay:
+            g = g + weight_decay * s
         v.copy_(g if first else slow_momentum * v + (1 - dampening) * g)
         s.copy_(s - slow_lr * (g + slow_momentum * v if nesterov else v))
+    copy(weights, slow)
+    apply_overlay(weights, fast, updates, keep=keep)
+
+
+def adam_step(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    moments: list[Tensor],
+    squares: list[Tensor],
+    slow: list[Tensor],
+    fast: list[Tensor],
+    updates: list[Tensor],
+    *,
+    steps: Sequence[float],
+    slow_lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    fast_lr: float,
+    fast_momentum: float,
+    keep: float,
+    maximize: bool = False,
+) -> None:
+    """Both halves of the update, the slow one as `torch.optim.Adam` or `torch.optim.AdamW` does it.
+
+    Args:
+        weights: effective weights w, written in place, as are all lists but the next.
+        gradients: g, one per weight; not changed.
+        moments, squares: the running means of g and of g² (``exp_avg``, ``exp_avg_sq``).
+        slow: s.
+        fast: f.
+        updates: Δf.
+        steps: how many steps each parameter has moved, this one included.
+        slow_lr, betas, eps, weight_decay: as in `torch.optim.Adam`.
+        decoupled: the weight decay pulls on s itself, as in AdamW, not on its gradient.
+        fast_lr, fast_momentum: ε_f, α_f.
+        keep: 1 − h.
+        maximize: climb instead of descend, with both.
+
+    Example:
+        >>> import torch
+        >>> start = (3.0, 2.0, 0.0, 0.0, 2.0, 1.0, 0.0)
+        >>> w, g, m, q, s, f, update = (torch.tensor([x]) for x in start)
+        >>> adam_step([w], [g], [m], [q], [s], [f], [update], steps=[1], slow_lr=0.5,
+        ...           betas=(0.5, 0.5), eps=0.0, weight_decay=0.0, decoupled=True, fast_lr=0.5,
+        ...           fast_momentum=0.5, keep=0.5)
+        >>> w, s, f  # s: 2 - 0.5 · sign(g), f: (1 - 0.5 · 2) / 2
+        (tensor([1.5000]), tensor([1.5000]), tensor([0.]))
+    """
+    learn(updates, gradients, lr=fast_lr, momentum=fast_momentum, maximize=maximize)
+    first, second = betas
+    for s, g, m, q, n in zip(slow, gradients, moments, squares, steps, strict=True):
+        g = -g if maximize else g
+        if decoupled:
+            s.copy_(s * (1 - slow_lr * weight_decay))
+        elif weight_decay:
+            g = g + weight_decay * s
+        m.copy_(first * m + (1 - first) * g)
+        q.copy_(second * q + (1 - second) * g * g)
+        mean, spread = m / (1 - first**n), (q / (1 - second**n)).sqrt()
+        s.copy_(s - slow_lr * mean / (spread + eps))
     copy(weights, slow)
     apply_overlay(weights, fast, updates, keep=keep)

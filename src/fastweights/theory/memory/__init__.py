@@ -5,6 +5,7 @@ Closed forms for every decay, each beside the simulation that checks it. `findin
 
 from __future__ import annotations
 
+from fastweights.nn.write_rate import stable_write_rate
 from fastweights.theory.memory.findings import SHOWN_DECAYS, VERDICT_RULE, findings
 from fastweights.theory.memory.lifetimes import (
     best_exponential,
@@ -48,6 +49,7 @@ __all__ = [
     "simulate_lifetime",
     "simulate_snr",
     "snr",
+    "stable_write_rate",
     "sweeps",
     "unspecific_gain",
     "weights",

@@ -1,0 +1,30 @@
+// The entry points: all that Python sees. Each kernel takes one pointer to its arguments, and is
+// entered by several threads at once (work.h); it throws nothing and allocates nothing.
+#include "backward.h"
+#include "slow_fast.h"
+
+#if defined(_WIN32)
+#define FW_EXPORT extern "C" __declspec(dllexport)
+#else
+#define FW_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+// A kernel for both kinds of number: fastweights_NAME_float32 and fastweights_NAME_float64.
+#define FW_KERNEL(name, Arguments)                               \
+  FW_EXPORT void fastweights_##name##_float32(Arguments* call) { \
+    fastweights::name<float>(*call);                             \
+  }                                                              \
+  FW_EXPORT void fastweights_##name##_float64(Arguments* call) { \
+    fastweights::name<double>(*call);                            \
+  }
+
+// One more with every change to a kernel's arguments; src/fastweights/ops/native.py expects it.
+FW_EXPORT int fastweights_abi_version() { return 1; }
+
+// How many bytes a vector register has: rows that a kernel is to read whole are padded to it.
+FW_EXPORT int fastweights_vector_bytes() { return FW_VECTOR_BYTES; }
+
+FW_KERNEL(sgd_step, fastweights::SgdStep)
+FW_KERNEL(adam_step, fastweights::AdamStep)
+FW_KERNEL(recurrence, fastweights::Recurrence)
+FW_KERNEL(recurrence_backward, fastweights::Recurrence)
