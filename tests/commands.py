@@ -86,17 +86,20 @@ class AtWrites:
 
                 def step(*given: Any, name: str = name, real: Any = real, **more: Any) -> Any:
                     if name != "open" or given[1] & writing:
-                        self._count(name)
+                        self._count(name, given[0])
                     return real(*given, **more)
 
                 patch.setattr(os, name, step)
             yield
 
-    def _count(self, name: str) -> None:
+    def _count(self, name: str, path: Any) -> None:
         number, self._steps = self._steps, self._steps + 1
         if self._first <= number <= self._last:
             self.struck.append(name)
-            raise self._error()
+            error = self._error()
+            if isinstance(error, OSError) and name != "fsync":  # as the system's own
+                error.filename = str(path)
+            raise error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,7 @@ def call(*words: str) -> Ended:
         stack.enter_context(mock.patch.object(sys, "argv", ["fastweights", *words]))
         stack.enter_context(mock.patch.object(pool, "run_all", _run_all_here))
         stack.enter_context(mock.patch.object(runner, "run_all", _run_all_here))
-        stack.enter_context(mock.patch.object(html, "_as_data", lambda picture: ""))
+        stack.enter_context(mock.patch.object(html, "_as_data", _no_figure))
         stack.enter_context(contextlib.redirect_stdout(printed))
         stack.enter_context(contextlib.redirect_stderr(printed))
         try:
@@ -122,6 +125,10 @@ def call(*words: str) -> Ended:
         except SystemExit as end:
             return Ended(end.code if isinstance(end.code, int) else 0, printed.getvalue())
     return Ended(0, printed.getvalue())
+
+
+def _no_figure(picture: object) -> str:
+    return ""
 
 
 def _run_all_here(

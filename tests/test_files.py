@@ -41,7 +41,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
-    path = tmp_path_factory.mktemp("json") / "a" / "value.json"
+    path = tmp_path_factory.mktemp("json") / "value.json"
     write_json(path, value)
     assert read_json(path) == value
 
@@ -226,6 +226,16 @@ def test_old_temporary_files_are_removed(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     write_atomically(tmp_path / "a", b"")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".a.12.tmp", ".b.34.tmp", "a"]
+
+
+@pytest.mark.parametrize("use", ["append", "lock", "make", "write"])
+def test_a_root_that_was_taken_away_does_not_come_back(tmp_path: Path, use: str) -> None:
+    for root in (tmp_path / "gone", tmp_path / "gone" / "below"):
+        with pytest.raises(FileNotFoundError, match="gone"):
+            BELOW[use](root / "a" / "file", root)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        write_atomically(tmp_path / "gone" / "file", b"x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_text_without_controls_is_the_same() -> None:

@@ -284,6 +284,7 @@ def report(
                 write_figures(figures / chapter.name if whole.grid else figures, chapter.section)
         chapters += found
         wholes.append(found[0])
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_report(output, chapters)
     out.print(f"Report: {output}", soft_wrap=True)
     if _list_failures(wholes):
@@ -355,6 +356,8 @@ def bench(
     """Measure speed and memory beside peers that run in the same process."""
     benchmark = find_benchmark(name)
     _check_device(device)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         cases=_names(cases),
         peers=_names(peers),

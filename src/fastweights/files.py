@@ -109,9 +109,10 @@ def is_there(path: Path, root: Path | None = None) -> bool:
 
 
 def make_folder(path: Path, root: Path | None = None) -> None:
-    """Make a folder, and those above it, where they are not there.
+    """Make a folder, and those between it and the root, where they are not there.
 
     Raises:
+        FileNotFoundError: the root is not there.
         ValueError: it is a link or below one.
     """
     with _inside(path / "any", root or path.parent, make=True):
@@ -155,8 +156,10 @@ def write_atomically(path: Path, content: bytes, root: Path | None = None) -> No
 
     A crash, a full disk or a kill leaves the old file, or none; never half of one. A link in the
     place of ``path`` is replaced. What a killed process left there is taken away once it is old.
+    Folders below the root are made. The root itself is not: somebody may have taken it away.
 
     Raises:
+        FileNotFoundError: the root is not there.
         ValueError: it is below a link.
     """
     with _inside(path, root or path.parent, make=True) as (folder, name):
@@ -351,8 +354,6 @@ def _inside(
     *folders, name = path.relative_to(root).parts
     if ".." in folders or name == "..":
         raise ValueError(f"{path} leads out of {root}")
-    if make:
-        root.mkdir(parents=True, exist_ok=True)
     if not _DESCRIPTORS:
         place = root
         for part in folders:

@@ -1,4 +1,4 @@
-"""What others do to a folder while a command is at work in it: refused or told, and nothing lost."""
+"""What others do to a folder while a command works in it: refused or told, and nothing lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import torch
 
 from fastweights.experiments import runner
 from fastweights.experiments.retrieval import Retrieval
-from fastweights.files import read_json
 from fastweights.training import loop
 from tests.commands import (
     SMALL,
@@ -51,9 +50,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert call(*RUN, "--out", str(folder)).code == 0
     return numbers_in(folder)
-
-
-
 
 
 def in_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:

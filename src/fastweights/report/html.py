@@ -64,6 +64,7 @@ def write_figures(folder: Path, section: Section) -> None:
     Raises:
         ConfigError: as :func:`write_report`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     for picture in section.pictures:
         write_atomically(folder / f"{picture.name}.png", _drawn(picture, format="png", dpi=144))
 
