@@ -287,4 +287,8 @@ def _timeless(values: Any) -> Any:
     return [_timeless(v) for v in values] if isinstance(values, list) else values
 
 
-INTERRUPTED = {signal.SIGKILL: (-9,), signal.SIGTERM: (-15, 143), signal.SIGINT: (130, -2)}
+INTERRUPTED = {
+    signal.SIGKILL: (-9,),
+    signal.SIGTERM: (-15, 143, 15, -6),  # the last two are Ray's, which handles it itself
+    signal.SIGINT: (130, -2),
+}

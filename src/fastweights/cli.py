@@ -24,13 +24,14 @@ from fastweights import __version__
 from fastweights.bench.base import Settings, Unit, run_benchmark
 from fastweights.bench.registry import BENCHMARKS
 from fastweights.bench.registry import find as find_benchmark
-from fastweights.experiments.base import Result
+from fastweights.experiments.base import NOT_FINISHED, Result
 from fastweights.experiments.language_study.generation import (
+    CHECKPOINT,
     best_network,
     load_network,
     stream_text,
 )
-from fastweights.experiments.plan import NOT_FINISHED, Plan, results_of
+from fastweights.experiments.plan import Plan, results_of
 from fastweights.experiments.registry import EXPERIMENTS, find
 from fastweights.experiments.runner import run_units, taken_away
 from fastweights.experiments.sweep import (
@@ -44,6 +45,7 @@ from fastweights.experiments.sweep import (
     seeds_in,
 )
 from fastweights.files import is_there, printable, read_json, write_json
+from fastweights.report.figures import own_style
 from fastweights.report.html import Chapter, write_figures, write_report
 from fastweights.report.section import Section, Table
 from fastweights.training import pool, ray_pool
@@ -275,6 +277,7 @@ def report(
     ] = None,
 ) -> None:
     """Make one HTML page from the folders of one or more runs."""
+    _check_output(output)
     chapters: list[Chapter] = []
     wholes: list[Chapter] = []
     for whole in [load_sweep(run) for folder in folders for run in runs_in(folder)]:
@@ -284,11 +287,21 @@ def report(
                 write_figures(figures / chapter.name if whole.grid else figures, chapter.section)
         chapters += found
         wholes.append(found[0])
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_report(output, chapters)
     out.print(f"Report: {output}", soft_wrap=True)
     if _list_failures(wholes):
         raise typer.Exit(1)
+
+
+def _check_output(path: Path) -> None:
+    """Make the folder of a file that will be written, and see that it replaces only a file.
+
+    Raises:
+        ConfigError: a device, a pipe, a folder or a link (``/dev/stdout`` is one) has its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{path} is not a regular file; choose another to write to")
 
 
 @app.command()
@@ -312,9 +325,13 @@ def generate(
     if home != folder:
         err.print(f"The best of {folder}: {home.name}", soft_wrap=True)
     typer.echo(prompt, nl=False)
-    for character in characters:
-        typer.echo(printable(character), nl=False)
-    typer.echo()
+    try:
+        for character in characters:
+            typer.echo(printable(character), nl=False)
+    except FloatingPointError as error:
+        raise ConfigError(f"{home / CHECKPOINT} is of no use: {error}") from None
+    finally:
+        typer.echo()
 
 
 @app.command()
@@ -357,7 +374,7 @@ def bench(
     benchmark = find_benchmark(name)
     _check_device(device)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
+        _check_output(json_file)
     settings = Settings(
         cases=_names(cases),
         peers=_names(peers),
@@ -378,7 +395,8 @@ def bench(
                 write_json(json_file, report)  # a kill leaves what was measured so far
 
         report = run_benchmark(benchmark, settings, units, done)
-    section = benchmark.section(report)
+    with own_style():
+        section = benchmark.section(report)
     for table in section.tables:
         if table.rows:
             out.print()
@@ -517,7 +535,7 @@ def _environments(plan: Plan) -> tuple[list[dict[str, Any]], list[str]]:
         try:
             if not is_there(path, root):
                 continue
-            found = read_json(path, root)
+            found = read_json(path, root, checksum=plan.has_checksums)
             if not isinstance(found, dict):
                 raise ValueError(f"{path} does not describe a machine")
         except ValueError as error:
@@ -534,7 +552,10 @@ def _section(plan: Plan, results: Sequence[Result]) -> tuple[Section, Sequence[R
     Raises:
         ConfigError: none can be made without them either.
     """
-    make = functools.partial(plan.experiment.section, plan.config, folder=plan.folder)
+    make = own_style()(functools.partial(plan.experiment.section, plan.config, folder=plan.folder))
+    if not any(result.has_begun for result in results):
+        intro = "No run has come to a result."
+        return Section(plan.experiment.title, intro, claims=[], tables=[], pictures=[]), results
     try:
         return make(results=results), results
     except Exception:  # whatever a file that is no result of ours leads to

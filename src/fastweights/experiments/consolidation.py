@@ -25,7 +25,7 @@ from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import dots, learning_curves
 from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
-from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.experiments.retrieval_study.tables import finished, sizes_begun, tables_of
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section
 from fastweights.report.statistics import Interval, mean_interval
@@ -123,7 +123,7 @@ class Consolidation(RetrievalStudy):
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
         ceiling = float(binding_free_ceiling(config.num_pairs))
-        pairs = config.num_pairs
+        pairs, sizes = config.num_pairs, sizes_begun(config, results)
         drawn = tuple(arm for arm in DRAWN if arm in config.arms) or config.arms
         curves = dataclasses.replace(config, arms=drawn)
         return Section(
@@ -134,14 +134,12 @@ class Consolidation(RetrievalStudy):
                 f"with η = 0.5. The binding-free ceiling is {100 * ceiling:.2f} %. “By rule” is "
                 "η = 1 / Σ r(k) over the ages k of a sequence."
             ),
-            claims=[
-                claim for size in config.hidden_sizes for claim in _claims(pairs, size, results)
-            ],
+            claims=[claim for size in sizes for claim in _claims(pairs, size, results)],
             tables=tables_of(ARMS, config, results),
             pictures=[
                 *(
                     picture
-                    for size in config.hidden_sizes
+                    for size in sizes
                     for picture in (
                         dots(ARMS, config, results, size, ceiling, self.name),
                         learning_curves(ARMS, curves, results, size, ceiling, self.name),

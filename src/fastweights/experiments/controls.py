@@ -23,7 +23,7 @@ from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
 from fastweights.experiments.retrieval_study.pictures import dots
 from fastweights.experiments.retrieval_study.rivals import rivals_tables
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
-from fastweights.experiments.retrieval_study.tables import tables_of
+from fastweights.experiments.retrieval_study.tables import sizes_begun, tables_of
 from fastweights.nn.baselines import LayerNormLSTM
 from fastweights.report.section import Section
 from fastweights.tasks import binding_free_ceiling
@@ -179,7 +179,7 @@ class Controls(RetrievalStudy):
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
         ceiling = float(binding_free_ceiling(config.num_pairs))
-        sizes = config.hidden_sizes
+        sizes = sizes_begun(config, results)
         return Section(
             title=f"{self.title} K = {config.num_pairs}",
             intro=(

@@ -27,7 +27,7 @@ from fastweights.experiments.retrieval_study.reading import (
     changed_reads,
 )
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
-from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.experiments.retrieval_study.tables import finished, sizes_begun, tables_of
 from fastweights.report.figures import ARM_STYLES, new_figure
 from fastweights.report.section import Claim, Picture, Section, Table
 from fastweights.report.statistics import mean_interval
@@ -77,7 +77,8 @@ class ReadTiming(RetrievalStudy):
         }
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
-        ceiling, sizes = float(binding_free_ceiling(config.num_pairs)), config.hidden_sizes
+        ceiling = float(binding_free_ceiling(config.num_pairs))
+        sizes = sizes_begun(config, results)
         return Section(
             title=self.title,
             intro=(

@@ -16,7 +16,7 @@ from fastweights.experiments.retrieval_study.pictures import learning_curves
 from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
 from fastweights.experiments.retrieval_study.rivals import rivals_tables
 from fastweights.experiments.retrieval_study.study import RetrievalStudy
-from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.experiments.retrieval_study.tables import finished, sizes_begun, tables_of
 from fastweights.nn.baselines import AttentionLSTM, LayerNormLSTM, irnn
 from fastweights.report.section import Claim, Section
 from fastweights.tasks import binding_free_ceiling
@@ -91,6 +91,7 @@ class Retrieval(RetrievalStudy):
 
     def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
         ceiling = float(binding_free_ceiling(config.num_pairs))
+        sizes = sizes_begun(config, results)
         return Section(
             title=f"{self.title}, K = {config.num_pairs}",
             intro=(
@@ -102,11 +103,10 @@ class Retrieval(RetrievalStudy):
             claims=_claims(config, results),
             tables=[
                 *tables_of(ARMS, config, results),
-                *rivals_tables(ARMS, "fast-weights", RIVALS, config.hidden_sizes, results),
+                *rivals_tables(ARMS, "fast-weights", RIVALS, sizes, results),
             ],
             pictures=[
-                learning_curves(ARMS, config, results, size, ceiling, self.name)
-                for size in config.hidden_sizes
+                learning_curves(ARMS, config, results, size, ceiling, self.name) for size in sizes
             ],
             chosen="validation data, seeds below 300",
             notes=[

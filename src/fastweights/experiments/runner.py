@@ -24,6 +24,7 @@ from fastweights.files import (
     remove_temporaries,
     write_json,
 )
+from fastweights.training.checkpoint import read_progress
 from fastweights.training.config import ConfigError, as_dict
 from fastweights.training.environment import environment
 from fastweights.training.pool import Execute, run_all
@@ -112,7 +113,7 @@ def _is_done(home: Path, root: Path) -> bool:
     if not is_there(result, root):
         return False
     try:
-        read_result(home, root)
+        read_result(home, root, checksum=_plan_of(home, root).has_checksums)
     except ValueError as error:
         _LOG.warning("%s", printable(f"{error}; this run is done again"))
         remove(result, root)
@@ -144,8 +145,7 @@ def _run_unit(folder: str, *, root: str, tensorboard: bool) -> None:
     then this one waits, and finds the result.
     """
     home, top = Path(folder), Path(root)
-    described = home.parent.parent / RUN
-    plan = _plan_in(described, top, described.stat().st_mtime_ns)
+    plan = _plan_of(home, top)
     unit = next(u for u in plan.units if u.name == home.name)
     make_folder(home, top)
     with locked(home / ".lock", top, wait=True):
@@ -153,9 +153,14 @@ def _run_unit(folder: str, *, root: str, tensorboard: bool) -> None:
             _run_alone(plan, unit, home, tensorboard=tensorboard)
 
 
+def _plan_of(home: Path, root: Path) -> Plan:
+    """The plan of a unit, read once by who does many of its units."""
+    described = home.parent.parent / RUN
+    return _plan_in(described, root, described.stat().st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=16)
 def _plan_in(path: Path, root: Path, modified: int) -> Plan:
-    """The plan a file describes, read once by a worker that does many of its units."""
     return read_plan(path, root)
 
 
@@ -163,6 +168,8 @@ def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None
     # From here on the folder is one of ours: it was reached without following a link.
     remove_temporaries(home)  # of a process that was killed
     remove(home / "failure.json")  # of an attempt before this one
+    if plan.has_checksums:
+        _remove_altered(home / "checkpoint.safetensors")
     described = {**dataclasses.asdict(unit), "config": as_dict(plan.config)}
     write_json(home / "config.json", described, checksum=True)
     about = {**environment(), "device": plan.device}
@@ -185,6 +192,16 @@ def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None
         if writer is not None:
             writer.close()
     _conclude(home / "result.json", result)
+
+
+def _remove_altered(checkpoint: Path) -> None:
+    """Begin again where the checkpoint has lost its checksum."""
+    try:
+        if is_there(checkpoint):
+            read_progress(checkpoint, checksum=True)
+    except ValueError as error:
+        _LOG.warning("%s", printable(f"{error}; this run is done again from its beginning"))
+        remove(checkpoint)
 
 
 def _conclude(path: Path, content: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -11,13 +13,24 @@ from matplotlib.figure import Figure
 
 from fastweights.report.statistics import mean_interval
 
-__all__ = ["ARM_STYLES", "draw_dots", "new_figure"]
+__all__ = ["ARM_STYLES", "draw_dots", "new_figure", "own_style"]
 
 # Okabe & Ito's colours, which most colour-blind people can tell apart; line styles for the rest.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 ARM_STYLES: Sequence[tuple[str, str]] = tuple(
     (colour, style) for style in ("-", "--", ":", "-.") for colour in _COLOURS
 )
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Make and draw figures in here, so that no ``matplotlibrc`` has a say in them.
+
+    One may lie in the folder that we stand in, which may have come from anyone.
+    """
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        matplotlib.rcParams["svg.hashsalt"] = "fastweights"  # the same bytes every time
+        yield
 
 
 def new_figure(width: float = 7.2, height: float = 4.2) -> Figure:

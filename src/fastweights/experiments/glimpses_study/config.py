@@ -10,6 +10,7 @@ from pydantic import Field
 __all__ = ["GlimpsesConfig"]
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -32,7 +33,7 @@ class GlimpsesConfig:
         "lstm",
         "convnet",
     )
-    hidden_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (100,)
+    hidden_sizes: Annotated[tuple[Width, ...], Field(min_length=1)] = (100,)
     orders: Annotated[tuple[str, ...], Field(min_length=1)] = ("published",)
     places: bool = False
     data: str | None = None

@@ -38,7 +38,7 @@ def pictures(config: GlimpsesConfig, results: Sequence[Result], name: str) -> li
 
 def _errors(config: GlimpsesConfig, results: Sequence[Result], name: str) -> Picture:
     several = len(config.orders) > 1
-    cells = errors(results)
+    cells = {key: cell for key, cell in errors(results).items() if cell}
     rows = [
         (
             f"{ARMS[arm].label}, R = {size}" + (f", {order}" if several else ""),

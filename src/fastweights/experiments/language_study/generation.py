@@ -11,13 +11,14 @@ from torch import nn
 
 from fastweights.experiments.language_study.config import LanguageConfig
 from fastweights.experiments.language_study.networks import ARMS, build
-from fastweights.files import is_there, read_json
+from fastweights.experiments.plan import RUN
+from fastweights.files import has_checksum, is_there, read_json
 from fastweights.tasks import Alphabet
 from fastweights.training.checkpoint import load_model, read_progress
 from fastweights.training.config import ConfigError, from_dict
 from fastweights.training.loop import read_validations
 
-__all__ = ["best_network", "load_network", "stream_text"]
+__all__ = ["CHECKPOINT", "best_network", "load_network", "stream_text"]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -30,7 +31,7 @@ def best_network(folder: Path) -> Path:
             is damaged or leads elsewhere.
     """
     try:
-        alone = is_there(folder / CHECKPOINT)
+        alone = is_there(folder / CHECKPOINT) or is_there(folder / "config.json")
         candidates = [folder] if alone else sorted(folder.glob("units/*"))
         found = [(bits, home) for home in candidates if (bits := _bits(home, folder)) is not None]
     except ValueError as error:
@@ -49,11 +50,24 @@ def _bits(home: Path, root: Path) -> float | None:
     Raises:
         ValueError: a file is damaged, or leads elsewhere.
     """
+    points = read_validations(home, checksum=_has_checksums(home))
     if not is_there(home / CHECKPOINT, root):
+        # A kill may come between a validation's line and its checkpoint, but not twice.
+        if len(points) > 1 or is_there(home / "result.json", root):
+            raise ValueError(f"{home / CHECKPOINT} is missing: this network was trained")
         return None
-    points = read_validations(home)
     bits = points[-1].get("validation_bits") if points else None
     return bits if isinstance(bits, int | float) else None
+
+
+def _has_checksums(home: Path) -> bool:
+    """Whether the files of a network have to have checksums, as the description of its run has.
+
+    Raises:
+        ValueError: the description is damaged, or leads elsewhere.
+    """
+    description = home.absolute().parent.parent / RUN
+    return is_there(description) and has_checksum(description)
 
 
 def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
@@ -63,12 +77,13 @@ def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
         ConfigError: the folder's files are not those of a network that predicts text.
     """
     try:
-        described = read_json(home / "config.json")
+        checksum = _has_checksums(home)
+        described = read_json(home / "config.json", checksum=checksum)
         config = from_dict(LanguageConfig, described["config"])
         alphabet = Alphabet(read_progress(home / CHECKPOINT)["alphabet"])
         _check_size(config, len(alphabet), (home / CHECKPOINT).stat().st_size)
         model = build(ARMS[described["arm"]], len(alphabet), config)
-        load_model(home / CHECKPOINT, model)
+        load_model(home / CHECKPOINT, model, checksum=checksum)
     except FileNotFoundError as error:
         raise ConfigError(f"{home} does not hold a network that predicts text: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -113,6 +128,7 @@ def stream_text(
     Raises:
         ConfigError: the prompt is empty or has a character that the network does not know, or a
             number is out of range.
+        FloatingPointError: on the way, the network's weights are of no use.
 
     Example:
         >>> from fastweights.experiments.language_study.networks import CharacterModel
@@ -146,7 +162,9 @@ def _characters(
     for _ in range(length):
         with torch.no_grad():
             logits, state = model(tokens, state)
-        if temperature:
+        if not logits.isfinite().all():
+            raise FloatingPointError("what the network puts out is no longer finite")
+        if torch.tensor(temperature) > 0:  # which may be less than a float of 32 bits can be
             chances = ((logits[-1] - logits[-1].max()) / temperature).softmax(-1)
             tokens = torch.multinomial(chances, 1, generator=generator)
         else:

@@ -28,7 +28,9 @@ class RetrievalConfig:
         "layer-norm-rnn",
         "lstm",
     )
-    hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (50,)
+    hidden_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)
+    ] = (50,)
     num_pairs: Annotated[int, Field(ge=1, le=26)] = 4
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     train_size: Annotated[int, Field(ge=1)] = 100_000
@@ -42,7 +44,7 @@ class RetrievalConfig:
     schedule: Literal["cosine", "linear"] = "cosine"
     gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     evaluate_every: Annotated[int, Field(ge=1)] = 250
-    head_size: Annotated[int, Field(ge=1)] = 100
+    head_size: Annotated[int, Field(ge=1, le=4096)] = 100
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
     write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     inner_steps: Annotated[int, Field(ge=0)] = 1

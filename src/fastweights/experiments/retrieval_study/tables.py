@@ -18,7 +18,7 @@ from fastweights.report.section import Table
 from fastweights.report.statistics import mean_interval
 from fastweights.training.loop import updates_to
 
-__all__ = ["by_seed", "finished", "tables_of"]
+__all__ = ["by_seed", "finished", "sizes_begun", "tables_of"]
 
 Cell = tuple[str, int]
 
@@ -32,6 +32,12 @@ def finished(results: Sequence[Result]) -> dict[Cell, list[dict[str, Any]]]:
         if result.values is not None:
             values.append(result.values)
     return cells
+
+
+def sizes_begun(config: RetrievalConfig, results: Sequence[Result]) -> list[int]:
+    """The hidden sizes of which there is anything to show."""
+    begun = {result.unit.options["hidden_size"] for result in results if result.has_begun}
+    return [size for size in config.hidden_sizes if size in begun]
 
 
 def by_seed(arm: str, size: int, results: Sequence[Result]) -> dict[int | None, dict[str, Any]]:
@@ -120,8 +126,9 @@ def _network_table(
 def _state_size(arm: Arm, config: RetrievalConfig, hidden_size: int) -> int:
     """How many numbers a layer carries for one sequence, after its last token."""
     task = task_of(config)
-    layer = arm.build(config, task.vocabulary_size, hidden_size)
-    with torch.no_grad():
+    device = "cpu" if hidden_size <= 100 else "meta"  # slower, but holds and computes nothing
+    with torch.device(device), torch.no_grad():
+        layer = arm.build(config, task.vocabulary_size, hidden_size)
         _, state = layer(torch.zeros(task.length, 2, task.vocabulary_size))
     return _numbers(state) // 2  # one network needs two samples
 
