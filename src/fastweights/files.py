@@ -279,7 +279,10 @@ def read_json(
     """
     value, has_one = _read_json(path, root, limit)
     if checksum and not has_one:
-        raise ValueError(f"{path} is damaged or was altered: it has lost its checksum")
+        raise ValueError(
+            f"{path} is damaged or was altered: it has lost its checksum. If you took it out, take "
+            "out that of the run's description too"
+        )
     return value
 
 

@@ -416,7 +416,7 @@ def test_a_missing_checkpoint_is_named(kept: str, language: Path, tmp_path: Path
         assert str(checkpoint) in str(error.value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_no_numbers(
     value: float, language: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 
+MAX_CELLS = 1_000  # of a grid: each has a section in the report
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One combination of settings.
@@ -82,9 +85,10 @@ class Sweep:
                 too many of them.
         """
         count = math.prod(len(values) for values in self.grid.values())
-        if count * len(self.base.units) > MAX_UNITS:
+        if count > MAX_CELLS or count * len(self.base.units) > MAX_UNITS:
             raise ConfigError(
-                f"the grid has {count} combinations; at most {MAX_UNITS} runs are made"
+                f"the grid has {count} combinations of {len(self.base.units)} runs; at most "
+                f"{MAX_CELLS} combinations and {MAX_UNITS} runs are made"
             )
         for key in self.grid:
             # It becomes part of a folder's name and of a "key=value".

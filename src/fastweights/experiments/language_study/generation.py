@@ -164,7 +164,7 @@ def _characters(
             logits, state = model(tokens, state)
         if not logits.isfinite().all():
             raise FloatingPointError("what the network puts out is no longer finite")
-        if torch.tensor(temperature) > 0:  # which may be less than a float of 32 bits can be
+        if temperature:
             chances = ((logits[-1] - logits[-1].max()) / temperature).softmax(-1)
             tokens = torch.multinomial(chances, 1, generator=generator)
         else:
