@@ -230,6 +230,7 @@ def _carry_out(
     command = f"{command} {shlex.join(words)}" + " --tensorboard" * tensorboard
     try:
         prepare_sweep(whole, resume=resume)
+        whole = load_sweep(folder)  # which knows whether its files have checksums
         homes = {name: Path(name) for name in whole.runs}
         with Display(list(whole.runs.values()), homes) as display:
             failures = run_units(

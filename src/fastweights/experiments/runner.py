@@ -112,8 +112,9 @@ def _is_done(home: Path, root: Path) -> bool:
     result = home / "result.json"
     if not is_there(result, root):
         return False
+    checksum = _plan_of(home, root).has_checksums
     try:
-        read_result(home, root, checksum=_plan_of(home, root).has_checksums)
+        read_result(home, root, checksum=checksum)
     except ValueError as error:
         _LOG.warning("%s", printable(f"{error}; this run is done again"))
         remove(result, root)

@@ -50,8 +50,9 @@ def _bits(home: Path, root: Path) -> float | None:
     Raises:
         ValueError: a file is damaged, or leads elsewhere.
     """
+    has_checkpoint = is_there(home / CHECKPOINT, root)  # and no link leads to it
     points = read_validations(home, checksum=_has_checksums(home))
-    if not is_there(home / CHECKPOINT, root):
+    if not has_checkpoint:
         # A kill may come between a validation's line and its checkpoint, but not twice.
         if len(points) > 1 or is_there(home / "result.json", root):
             raise ValueError(f"{home / CHECKPOINT} is missing: this network was trained")
