@@ -10,6 +10,7 @@ import torch
 
 from fastweights.experiments.base import Result
 from fastweights.experiments.controls import ARMS, EFFECTS, Controls
+from fastweights.experiments.retrieval_study import tables
 from fastweights.experiments.retrieval_study.altered import (
     AlteredReads,
     as_written,
@@ -227,6 +228,18 @@ def test_the_sizes_of_every_network_can_be_told() -> None:
     assert sizes["LSTM"] == 2 * 50
     assert sizes["LSTM, equal state"] == sizes["GRU, equal state"] == 12 * 50
     assert sizes["layer-norm RNN"] == 50
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_the_size_of_a_wide_network_is_told_without_making_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RetrievalConfig(num_pairs=3)
+    expected = tables._state_size(ARMS[name], config, 20)
+    monkeypatch.setattr(tables, "SMALL", 0)
+    assert tables._state_size(ARMS[name], config, 20) == expected
+    if name == "gru-state":
+        assert tables._state_size(ARMS[name], config, 4096) == 4096 * 10
 
 
 def test_every_question_is_about_arms_that_exist() -> None:

@@ -277,54 +277,61 @@ def test_what_killed_processes_left_is_removed(sent: Path) -> None:
     assert [path for path in (*left, mine) if path.exists()] == [mine]
 
 
+LIMITED = """
+import resource
+
+from fastweights import cli
+from fastweights.__main__ import main
+
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
+main()
+"""
+
+
 def report_in_a_process(folder: Path, page: Path, **options: Any) -> str:
     """What ``report`` says, where it may take 300 MB beside its libraries, and 30 seconds."""
-    libraries = (
-        "import resource, sys; from fastweights import cli; from fastweights.__main__ import main; "
-    )
-    limit = "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
-    limit += "resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2); "
     words = [str(word) for word in ("report", folder, "-o", page)]
-    code = libraries + limit + f"sys.argv[1:] = {words!r}; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", LIMITED, *words],
         **{"capture_output": True, "text": True, "timeout": 30, "check": False, **options},
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.stderr
 
 
-def with_result(folder: Path, name: str) -> None:
-    """Let the only result be that of a run of this name."""
-    (folder / UNIT).rename(folder / "units" / name)
-
-
-LARGE: dict[str, tuple[dict[str, Any], str, str]] = {
-    "many runs": (
-        {"hidden_sizes": list(range(1, 101)), "arms": ["lstm"]},
-        "lstm-r2-seed0",
-        "9999 run(s) did not finish",
-    ),
-    "wide": ({"hidden_sizes": [4096], "arms": ["lstm"]}, "lstm-r4096-seed0", ""),
-    "too wide": ({"hidden_sizes": [50_000]}, "", "hidden_sizes"),
-    "enormous": ({"updates": 10**30}, "", "updates: an integer may be at most"),
-    "a long list": ({"arms": ["lstm"] * 5000}, "", "arms: got 5000 values"),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("what", LARGE)
+@pytest.mark.parametrize(
+    ("seeds", "sizes", "only"),
+    [(100, list(range(1, 101)), "lstm-r2-seed0"), (1, [4096], "lstm-r4096-seed0")],
+)
 def test_a_description_fills_no_memory_and_comes_to_an_end(
-    sent: Path, tmp_path: Path, what: str
+    sent: Path, tmp_path: Path, seeds: int, sizes: list[int], only: str
 ) -> None:
-    changes, name, told = LARGE[what]
-    config = {**read_json(sent / "experiment.json")["config"], **changes}
-    described(sent, seeds=100 if what == "many runs" else 1, config=config)
-    if name:
-        with_result(sent, name)
+    config = read_json(sent / "experiment.json")["config"]
+    described(sent, seeds=seeds, config={**config, "hidden_sizes": sizes})
+    (sent / UNIT).rename(sent / "units" / only)
     found = report_in_a_process(sent, tmp_path / "page.html")
-    assert told in found
-    assert (tmp_path / "page.html").exists() == bool(name)
+    assert ("9999 run(s) did not finish" in found) == (seeds > 1)
+    assert "data:image/svg+xml" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("hidden_sizes", [50, 4097], "less than or equal to 4096"),
+        ("hidden_sizes", list(range(1, 102)), "got 101 values, but a list has at most 100"),
+        ("arms", ["lstm"] * 5000, "got 5000 values"),
+        ("inner_steps", 2**31 - 1, "less than or equal to 1000"),
+        ("updates", 2**32 + 1, "an integer may be at most"),
+        ("updates", 10**39, "an integer may be at most"),
+    ],
+)
+def test_settings_beyond_reason_are_named(sent: Path, key: str, value: Any, told: str) -> None:
+    config = read_json(sent / "experiment.json")["config"]
+    described(sent, config={**config, key: value})
+    with pytest.raises(ConfigError, match=rf"experiment\.json .*{key}.*: .*{told}"):
+        load_sweep(sent)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from fastweights.report.section import Section
 
-__all__ = ["NOT_FINISHED", "Experiment", "ReadsFiles", "Result", "Unit"]
+__all__ = ["Experiment", "ReadsFiles", "Result", "Unit"]
 
 NOT_FINISHED = "not finished"  # what there is to say of a run that says nothing itself
 

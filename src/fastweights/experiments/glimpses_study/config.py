@@ -48,7 +48,7 @@ class GlimpsesConfig:
     evaluate_every: Count = 429
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
     write_rate: Rate = 0.01
-    inner_steps: Annotated[int, Field(ge=0)] = 1
+    inner_steps: Annotated[int, Field(ge=0, le=1000)] = 1
     input_scale: Rate = 0.3
     recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     inspected: Count = 2_000

@@ -47,7 +47,7 @@ class RetrievalConfig:
     head_size: Annotated[int, Field(ge=1, le=4096)] = 100
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
     write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    inner_steps: Annotated[int, Field(ge=0)] = 1
+    inner_steps: Annotated[int, Field(ge=0, le=1000)] = 1
     input_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
 

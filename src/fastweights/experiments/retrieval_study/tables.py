@@ -21,6 +21,7 @@ from fastweights.training.loop import updates_to
 __all__ = ["by_seed", "finished", "sizes_begun", "tables_of"]
 
 Cell = tuple[str, int]
+SMALL = 100  # units
 
 
 def finished(results: Sequence[Result]) -> dict[Cell, list[dict[str, Any]]]:
@@ -126,7 +127,7 @@ def _network_table(
 def _state_size(arm: Arm, config: RetrievalConfig, hidden_size: int) -> int:
     """How many numbers a layer carries for one sequence, after its last token."""
     task = task_of(config)
-    device = "cpu" if hidden_size <= 100 else "meta"  # slower, but holds and computes nothing
+    device = "cpu" if hidden_size <= SMALL else "meta"  # slower, but holds and computes nothing
     with torch.device(device), torch.no_grad():
         layer = arm.build(config, task.vocabulary_size, hidden_size)
         _, state = layer(torch.zeros(task.length, 2, task.vocabulary_size))
