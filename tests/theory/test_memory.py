@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from fastweights.decay import Decay, Exponential, Factorial, Free, PowerLaw, StepIndexed
 from fastweights.theory import memory
