@@ -210,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
 
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # for networks of this size more are no quicker
     data = load_mnist(options.data, download=options.download)
     judged, first_seed = (data.validation, 0) if options.validation else (data.test, 100)

@@ -25,8 +25,17 @@ from fastweights.lab.chapters import chapters_of
 from fastweights.lab.display import Display
 from fastweights.lab.plan import Plan
 from fastweights.lab.registry import EXPERIMENTS, find
-from fastweights.lab.runner import run_units
-from fastweights.lab.sweep import Sweep, load_sweep, prepare_sweep, read_grid, runs_in, seeds_in
+from fastweights.lab.runner import run_units, taken_away
+from fastweights.lab.sweep import (
+    Sweep,
+    holds,
+    load_sweep,
+    prepare_sweep,
+    read_grid,
+    runs_in,
+    seeds_in,
+)
+from fastweights.report.figures import own_style
 from fastweights.report.html import Chapter, write_figures, write_report
 from fastweights.report.terminal import err, out, show_section, show_table
 from fastweights.training.config import ConfigError, nearest, with_overrides
@@ -192,6 +201,7 @@ def _carry_out(
     command = f"{command} {shlex.join(words)}" + " --tensorboard" * tensorboard
     try:
         prepare_sweep(whole, resume=resume)
+        whole = load_sweep(folder)  # which knows whether its files have checksums
         homes = {name: Path(name) for name in whole.runs}
         with Display(list(whole.runs.values()), homes) as display:
             failures = run_units(
@@ -204,6 +214,8 @@ def _carry_out(
             )
         chapters = chapters_of(whole, failures)
         path = folder / "report.html"
+        if not holds(folder):
+            raise taken_away(folder)
         try:
             write_report(path, chapters)
         finally:  # the numbers are shown even if there is no room for the page
@@ -237,6 +249,7 @@ def report(
     ] = None,
 ) -> None:
     """Make one HTML page from the folders of one or more runs."""
+    _check_output(output)
     chapters: list[Chapter] = []
     wholes: list[Chapter] = []
     for whole in [load_sweep(run) for folder in folders for run in runs_in(folder)]:
@@ -250,6 +263,17 @@ def report(
     out.print(f"Report: {output}", soft_wrap=True)
     if _list_failures(wholes):
         raise typer.Exit(1)
+
+
+def _check_output(path: Path) -> None:
+    """Make the folder of a file that will be written, and see that it replaces only a file.
+
+    Raises:
+        ConfigError: a device, a pipe, a folder or a link (``/dev/stdout`` is one) has its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{path} is not a regular file; choose another to write to")
 
 
 @app.command()
@@ -315,6 +339,8 @@ def bench(
     """Measure speed and memory beside peers that run in the same process."""
     benchmark = find_benchmark(name)
     _check_device(device)
+    if json_file is not None:
+        _check_output(json_file)
     settings = Settings(
         cases=_names(cases),
         peers=_names(peers),
@@ -335,7 +361,8 @@ def bench(
                 write_json(json_file, report)  # a kill leaves what was measured so far
 
         report = run_benchmark(benchmark, settings, units, done)
-    section = benchmark.section(report)
+    with own_style():
+        section = benchmark.section(report)
     for table in section.tables:
         if table.rows:
             out.print()

@@ -11,7 +11,8 @@ from torch import nn
 
 from fastweights.experiments.language import ARMS
 from fastweights.experiments.language_model import LanguageConfig
-from fastweights.files import is_there, printable, read_json
+from fastweights.files import has_checksum, is_there, printable, read_json
+from fastweights.lab.plan import RUN
 from fastweights.tasks import Alphabet
 from fastweights.training.checkpoint import load_model, read_progress
 from fastweights.training.config import ConfigError, from_dict
@@ -65,7 +66,7 @@ def best_network(folder: Path) -> Path:
             is damaged or leads elsewhere.
     """
     try:
-        alone = is_there(folder / CHECKPOINT)
+        alone = is_there(folder / CHECKPOINT) or is_there(folder / "config.json")
         candidates = [folder] if alone else sorted(folder.glob("units/*"))
         found = [(bits, home) for home in candidates if (bits := _bits(home, folder)) is not None]
     except ValueError as error:
@@ -84,11 +85,25 @@ def _bits(home: Path, root: Path) -> float | None:
     Raises:
         ValueError: a file is damaged, or leads elsewhere.
     """
-    if not is_there(home / CHECKPOINT, root):
+    has_checkpoint = is_there(home / CHECKPOINT, root)  # and no link leads to it
+    points = read_validations(home, checksum=_has_checksums(home))
+    if not has_checkpoint:
+        # A kill may come between a validation's line and its checkpoint, but not twice.
+        if len(points) > 1 or is_there(home / "result.json", root):
+            raise ValueError(f"{home / CHECKPOINT} is missing: this network was trained")
         return None
-    points = read_validations(home)
     bits = points[-1].get("validation_bits") if points else None
     return bits if isinstance(bits, int | float) else None
+
+
+def _has_checksums(home: Path) -> bool:
+    """Whether the files of a network have to have checksums, as the description of its run has.
+
+    Raises:
+        ValueError: the description is damaged, or leads elsewhere.
+    """
+    description = home.absolute().parent.parent / RUN
+    return is_there(description) and has_checksum(description)
 
 
 def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
@@ -98,12 +113,13 @@ def load_network(home: Path) -> tuple[nn.Module, Alphabet]:
         ConfigError: the folder's files are not those of a network that predicts text.
     """
     try:
-        described = read_json(home / "config.json")
+        checksum = _has_checksums(home)
+        described = read_json(home / "config.json", checksum=checksum)
         config = from_dict(LanguageConfig, described["config"])
         alphabet = Alphabet(read_progress(home / CHECKPOINT)["alphabet"])
         _check_size(config, len(alphabet), (home / CHECKPOINT).stat().st_size)
         model = ARMS[described["arm"]].build(len(alphabet), config)
-        load_model(home / CHECKPOINT, model)
+        load_model(home / CHECKPOINT, model, checksum=checksum)
     except FileNotFoundError as error:
         raise ConfigError(f"{home} does not hold a network that predicts text: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -148,6 +164,7 @@ def stream_text(
     Raises:
         ConfigError: the prompt is empty or has a character that the network does not know, or a
             number is out of range.
+        FloatingPointError: on the way, the network's weights are of no use.
 
     Example:
         >>> from fastweights.experiments.language_model import CharacterModel
@@ -181,6 +198,8 @@ def _characters(
     for _ in range(length):
         with torch.no_grad():
             logits, state = model(tokens, state)
+        if not logits.isfinite().all():
+            raise FloatingPointError("what the network puts out is no longer finite")
         if temperature:
             chances = ((logits[-1] - logits[-1].max()) / temperature).softmax(-1)
             tokens = torch.multinomial(chances, 1, generator=generator)

@@ -54,6 +54,7 @@ from fastweights.training.loop import Classification
 from fastweights.training.schedule import Schedule
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -76,7 +77,7 @@ class GlimpsesConfig:
         "lstm",
         "convnet",
     )
-    hidden_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (100,)
+    hidden_sizes: Annotated[tuple[Width, ...], Field(min_length=1)] = (100,)
     orders: Annotated[tuple[str, ...], Field(min_length=1)] = ("published",)
     places: bool = False
     data: str | None = None
@@ -91,7 +92,7 @@ class GlimpsesConfig:
     evaluate_every: Count = 429
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
     write_rate: Rate = 0.01
-    inner_steps: Annotated[int, Field(ge=0)] = 1
+    inner_steps: Annotated[int, Field(ge=0, le=1000)] = 1
     input_scale: Rate = 0.3
     recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     inspected: Count = 2_000

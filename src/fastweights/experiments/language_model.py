@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastweights.nn import FastWeightsRNN
 
 Positive = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,9 @@ class LanguageConfig:
         "gru-parameters",
         "gru-compute",
     )
-    hidden_size: Positive = 128
-    num_layers: Positive = 2
-    embedding_size: Positive = 64
+    hidden_size: Width = 128
+    num_layers: Annotated[int, Field(ge=1, le=64)] = 2
+    embedding_size: Width = 64
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
     streams: Positive = 32
     segment: Positive = 64

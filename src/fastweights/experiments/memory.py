@@ -51,7 +51,7 @@ class MemoryConfig:
     seed: Annotated[int, Field(ge=0)] = 0
     effort: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     decays: tuple[str, ...] = tuple(NETWORK_DECAYS)
-    hidden_size: Annotated[int, Field(ge=2)] = 20
+    hidden_size: Annotated[int, Field(ge=2, le=4096)] = 20
     num_pairs: Annotated[int, Field(ge=1, le=26)] = 4
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
     updates: Annotated[int, Field(ge=1)] = 4_000

@@ -21,6 +21,7 @@ from fastweights.nn import FastWeightsRNN, FastWeightsState
 from fastweights.tasks.priming import Priming, Trials, unpack
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Noise = Annotated[float, Field(ge=0, le=0.5)]
 
@@ -43,12 +44,12 @@ class PrimingConfig:
         "layer-norm-rnn",
     )
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
-    words: Annotated[int, Field(ge=3)] = 64
+    words: Annotated[int, Field(ge=3, le=2**20)] = 64
     bits: Annotated[int, Field(ge=1, le=62)] = 40
-    length: Annotated[int, Field(ge=2)] = 11
+    length: Annotated[int, Field(ge=2, le=4096)] = 11
     repeat: Annotated[float, Field(ge=0, le=1)] = 0.5
     noises: Annotated[tuple[Noise, ...], Field(min_length=1)] = (0.0, 0.1, 0.2, 0.3, 0.4)
-    hidden_size: Count = 64
+    hidden_size: Width = 64
     train_size: Count = 100_000
     validation_size: Count = 4_000
     test_size: Count = 10_000

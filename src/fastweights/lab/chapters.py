@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from fastweights.files import is_there, printable, read_json
-from fastweights.lab.experiment import Result
-from fastweights.lab.plan import NOT_FINISHED, Plan, results_of
+from fastweights.lab.experiment import NOT_FINISHED, Result
+from fastweights.lab.plan import Plan, results_of
 from fastweights.lab.sweep import Cell, Sweep
+from fastweights.report.figures import own_style
 from fastweights.report.html import Chapter
 from fastweights.report.section import Section
 from fastweights.training.config import ConfigError, as_dict
@@ -76,7 +77,7 @@ def _environments(plan: Plan) -> tuple[list[dict[str, Any]], list[str]]:
         try:
             if not is_there(path, root):
                 continue
-            found = read_json(path, root)
+            found = read_json(path, root, checksum=plan.has_checksums)
             if not isinstance(found, dict):
                 raise ValueError(f"{path} does not describe a machine")
         except ValueError as error:
@@ -93,7 +94,10 @@ def _section(plan: Plan, results: Sequence[Result]) -> tuple[Section, Sequence[R
     Raises:
         ConfigError: none can be made without them either.
     """
-    make = functools.partial(plan.experiment.section, plan.config, folder=plan.folder)
+    make = own_style()(functools.partial(plan.experiment.section, plan.config, folder=plan.folder))
+    if not any(result.has_begun for result in results):
+        intro = "No run has come to a result."
+        return Section(plan.experiment.title, intro, claims=[], tables=[], pictures=[]), results
     try:
         return make(results=results), results
     except Exception:  # whatever a file that is no result of ours leads to

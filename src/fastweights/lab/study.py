@@ -209,6 +209,16 @@ class Study:
             "parameters": sum(p.numel() for p in run.model.parameters()),
         }
 
+    def _begun(self, config: Any, results: Sequence[Result]) -> Any:
+        """The configuration without values of an axis of which there is nothing to show."""
+        begun = {}
+        for axis in self.axes:
+            seen = {result.unit.options[axis.option] for result in results if result.has_begun}
+            if seen:
+                values = getattr(config, axis.setting)
+                begun[axis.setting] = tuple(value for value in values if value in seen)
+        return dataclasses.replace(config, **begun)
+
     # What is shown.
 
     def heading(self, config: Any) -> str:
@@ -266,6 +276,7 @@ class Study:
         return ()
 
     def section(self, config: Any, results: Sequence[Result], folder: Path) -> Section:
+        config = self._begun(config, results)
         return Section(
             title=self.heading(config),
             intro=self.intro(config),

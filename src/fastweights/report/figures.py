@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -17,6 +19,17 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 ARM_STYLES: Sequence[tuple[str, str]] = tuple(
     (colour, style) for style in ("-", "--", ":", "-.") for colour in _COLOURS
 )
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Make and draw figures in here, so that no ``matplotlibrc`` has a say in them.
+
+    One may lie in the folder that we stand in, which may have come from anyone.
+    """
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        matplotlib.rcParams["svg.hashsalt"] = "fastweights"  # the same bytes every time
+        yield
 
 
 def new_figure(width: float = 7.2, height: float = 4.2) -> Figure:

@@ -55,7 +55,7 @@ class RecursionConfig:
     """
 
     first_seed: Annotated[int, Field(ge=0)] = 100
-    symbols: Annotated[int, Field(ge=2)] = 8
+    symbols: Annotated[int, Field(ge=2, le=4096)] = 8
     program_units: Size = 64
     context_units: Size = 64
     context_counts: Sizes = (32, 64, 128)
