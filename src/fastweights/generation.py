@@ -43,7 +43,8 @@ def generate(
         note: takes a line that names the network, where the folder is that of a run.
 
     Raises:
-        ConfigError: the folder has no network, or the text cannot be continued; nothing is shown.
+        ConfigError: the folder has no network, or the text cannot be continued, and nothing is
+            shown; or the network's weights turn out to be of no use.
     """
     home = best_network(folder)
     model, alphabet = load_network(home)
@@ -53,9 +54,13 @@ def generate(
     if home != folder:
         note(f"The best of {folder}: {home.name}")
     show(prompt)
-    for character in characters:
-        show(printable(character))
-    show("\n")
+    try:
+        for character in characters:
+            show(printable(character))
+    except FloatingPointError as error:
+        raise ConfigError(f"{home / CHECKPOINT} is of no use: {error}") from None
+    finally:
+        show("\n")
 
 
 def best_network(folder: Path) -> Path:
