@@ -11,7 +11,7 @@ import pytest
 
 from fastweights.theory import transfer
 from fastweights.theory.transfer import RandomInputs, binary, ternary
-from fastweights.theory.transfer.estimates import mean, ratio_of_means
+from fastweights.theory.estimates import mean, ratio_of_means
 
 LAWS = [binary(), binary(0.3), ternary(), ternary(0.1), ternary(0.5)]
 
