@@ -31,9 +31,9 @@ from fastweights.lab.experiment import Result, Unit
 from fastweights.lab.findings import by_seed
 from fastweights.lab.simulation import Theory, published_claims, statement_table, use_one_core
 from fastweights.lab.study import Arm, Study, check_distinct, check_known
-from fastweights.report.figures import COLOURS, MARKERS, DOTTED, new_figure, place_legend
+from fastweights.report.figures import COLOURS, MARKERS, new_figure, place_legend
 from fastweights.report.section import Claim, Picture, Table
-from fastweights.report.statistics import mean_interval
+from fastweights.report.statistics import mean_intervals
 from fastweights.report.verdicts import Bound, claim_of
 from fastweights.tasks import Split, binding_free_ceiling
 from fastweights.theory.memory import VERDICT_RULE, findings, pair_ages, pair_snr, sweeps
@@ -88,6 +88,11 @@ class MemoryConfig:
     test_size: Annotated[int, Field(ge=1_000)] = 20_000
     write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The decays; a study knows them by this name."""
+        return self.decays
+
 
 def accuracy_by_position(model: nn.Module, split: Split, num_pairs: int) -> list[float]:
     """The share of right answers where the first, second, … K-th pair was asked for.
@@ -105,58 +110,109 @@ def accuracy_by_position(model: nn.Module, split: Split, num_pairs: int) -> list
     return [float(right[of_pair].double().mean()) for of_pair in asked.T]
 
 
-def position_table(
-    predicted: Mapping[str, Sequence[float]], measured: Mapping[str, Sequence[Sequence[float]]]
-) -> Table:
+class PairRun(RetrievalRun):
+    """A network trained by the recipe of `RetrievalConfig`, then asked for each pair."""
+
+    def __init__(self, config: MemoryConfig, arm: Arm, unit: Unit, device: torch.device) -> None:
+        recipe = RetrievalConfig(
+            num_pairs=config.num_pairs,
+            train_size=config.train_size,
+            test_size=config.test_size,
+            updates=config.updates,
+            write_rate=config.write_rate or arm.options["write_rate"],
+        )
+        options = {"hidden_size": config.hidden_size}
+        super().__init__(recipe, arm, dataclasses.replace(unit, options=options), device)
+
+    def test(self) -> dict[str, Any]:
+        """Accuracies on test data, and the write rate."""
+        by_position = accuracy_by_position(self.model, self.splits.test, self.config.num_pairs)
+        tested = {**super().test(), "by_position": by_position}
+        return {**tested, "write_rate": self.config.write_rate}
+
+
+Measured = Mapping[str, np.ndarray]  # accuracy of each pair by decay, (K, seeds) each
+
+
+def accuracies(config: MemoryConfig, results: Sequence[Result]) -> Measured:
+    """What the networks of each decay have measured, if one finished."""
+    runs = {decay: by_seed(results, decay).values() for decay in config.decays}
+    return {d: np.array([v["by_position"] for v in vs]).T for d, vs in runs.items() if vs}
+
+
+def predictions(config: MemoryConfig, decay: str) -> list[float]:
+    """The SNR of each pair for one of R units that reads random memories, (K,)."""
+    law = DECAYS[decay].options["decay"]
+    return pair_snr(law, config.hidden_size - 1, config.num_pairs).tolist()
+
+
+def position_table(config: MemoryConfig, measured: Measured) -> Table:
     """Predicted SNR beside measured accuracy, for each decay and pair."""
-    rows = []
-    for decay, values in measured.items():
-        columns = np.array(values).T
-        ages = pair_ages(len(columns)).tolist()
-        for pair, (age, ratio, accuracies) in enumerate(
-            zip(ages, predicted[decay], columns, strict=True), start=1
-        ):
-            accuracy = mean_interval(accuracies).text(scale=100)
-            rows.append(
-                [NETWORK_DECAYS[decay].label, str(pair), str(age), f"{ratio:.2f}", accuracy]
-            )
+    ages = pair_ages(config.num_pairs).tolist()
     return Table(
         caption="By the pair that is asked for: its age when it is read, the SNR predicted for one "
         "unit and random memories, and the test accuracy of trained networks with its 95 % "
         "interval over seeds.",
         columns=("decay", "pair", "age", "predicted SNR", "accuracy %"),
-        rows=rows,
+        rows=[
+            [DECAYS[decay].label, str(pair), str(age), f"{snr:.2f}", interval.text(scale=100)]
+            for decay, pairs in measured.items()
+            for pair, (age, snr, interval) in enumerate(
+                zip(ages, predictions(config, decay), mean_intervals(pairs), strict=True), start=1
+            )
+        ],
     )
 
 
-def positions_figure(
-    predicted: Mapping[str, Sequence[float]],
-    measured: Mapping[str, Sequence[Sequence[float]]],
-    ceiling: float,
-) -> Figure:
-    """Predicted SNR and measured error by the position of the pair that is asked for.
+def position_claims(measured: Measured) -> list[Claim]:
+    """Whether newer pairs are remembered better, as the theory says of every decay."""
+    return [
+        claim_of(
+            f"trained networks, {DECAYS[decay].label}: points of accuracy by which the newest pair "
+            "is remembered better than the oldest",
+            "SNR falls with age",
+            pairs[-1] - pairs[0],
+            Bound(at_least=0, strict=True),
+            digits=2,
+        )
+        for decay, pairs in measured.items()
+    ]
 
-    Args:
-        predicted: SNR of each pair by decay, (K,) each.
-        measured: accuracy of each pair by decay, (seeds, K) each.
-        ceiling: the accuracy without binding.
-    """
+
+def network_table(results: Sequence[Result]) -> Table:
+    """Every network."""
+    rows = []
+    for result in results:
+        row, values = [result.unit.label, "–", str(result.unit.seed)], result.values
+        if values is None:
+            rows.append([*row, "failed", result.failure or "not finished", "–"])
+            continue
+        row[1] = f"{values['write_rate']:g}"
+        by_pair = " ".join(f"{100 * share:.2f}" for share in values["by_position"])
+        tested, seconds = f"{100 * values['test_accuracy']:.2f}", f"{values['seconds']:.1f}"
+        rows.append([*row, tested, by_pair, seconds])
+    columns = ("decay", "η", "seed", "test accuracy", "by pair, first to last", "seconds")
+    return Table(caption="Every network.", columns=columns, rows=rows)
+
+
+def position_picture(config: MemoryConfig, measured: Measured) -> Picture:
+    """Predicted SNR and measured error by the position of the pair that is asked for."""
     figure = new_figure(9.2, 4.2)
     theory, networks = figure.subplots(1, 2)
-    for (name, line), colour, marker in zip(predicted.items(), COLOURS, MARKERS, strict=False):
-        pairs = np.arange(1, len(line) + 1)
-        style = {"color": colour, "marker": marker}
-        theory.plot(pairs, line, label=name, **style)
-        errors = 100 * (1 - np.array(measured[name]).T)
-        intervals = [mean_interval(seeds) for seeds in errors]
+    pairs = np.arange(1, config.num_pairs + 1)
+    for decay, colour, marker in zip(measured, COLOURS, MARKERS, strict=False):
+        style: dict[str, Any] = {"color": colour, "marker": marker}
+        theory.plot(pairs, predictions(config, decay), label=DECAYS[decay].label, **style)
+        intervals = mean_intervals(100 * (1 - measured[decay]))
         networks.plot(pairs, [i.mean for i in intervals], **style)
         for pair, interval in zip(pairs, intervals, strict=True):
             if interval.low is not None:
                 networks.plot([pair, pair], [interval.low, interval.high], color=colour)
-    networks.axhline(100 * (1 - ceiling), color=GREY, linewidth=1, linestyle=":")
+    level = 100 * (1 - _ceiling(config))
+    networks.axhline(level, color="0.35", linewidth=1, linestyle=":")
     networks.annotate(
         "without binding",
-        (1, 100 * (1 - ceiling)),
+        (1, level),
         xytext=(0, 4),
         textcoords="offset points",
         color="0.25",
@@ -168,6 +224,88 @@ def positions_figure(
     )
     for axes in (theory, networks):
         axes.set(xlabel="which pair is asked for, in order", xticks=pairs)
-    figure.legend(
-        *theory.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+    place_legend(figure, 4, of=theory)
+    return Picture(
+        name="memory-positions",
+        figure=figure,
+        alt="Predicted signal to noise and measured error by the pair that is asked for, from "
+        "the oldest to the newest.",
+        caption=f"Random memories, and networks of {config.hidden_size} units after "
+        f"{config.updates:,} updates, mean over seeds with its 95 % interval.",
     )
+
+
+def _ceiling(config: MemoryConfig) -> float:
+    return float(binding_free_ceiling(config.num_pairs))
+
+
+class Memory(Study):
+    """Each formula beside the simulation that checks it, and trained networks beside both."""
+
+    name = "memory"
+    title = "Theory of the fading memory"
+    summary = "How long can a fast weight be read, by decay? Xu, Ba & Zemel (2017), equations 4–8"
+    presets: Mapping[str, Callable[[], Any]] = MappingProxyType({"quick": MemoryConfig})
+    seeds: Mapping[str, int] = MappingProxyType({"quick": 5})
+    arms, runs = DECAYS, PairRun
+    chosen = "validation data, seeds 1 and 2"
+
+    def units(self, config: MemoryConfig, seeds: int) -> list[Unit]:
+        check_known("decay", config.decays, DECAYS)
+        check_distinct(config, "decays")
+        return [*THEORY.units(), *super().units(config, seeds)]
+
+    def note(self, config: MemoryConfig) -> str:
+        return f"ceiling {100 * _ceiling(config):.1f} %"
+
+    def run(self, config: MemoryConfig, unit: Unit, folder: Path, device: str, writer: Any) -> Any:
+        use_one_core(device)
+        if unit.arm in DECAYS:
+            return super().run(config, unit, folder, device, writer)
+        return THEORY.run(unit, config.seed, config.effort)
+
+    def intro(self, config: MemoryConfig) -> str:
+        return (
+            "Every memory is written into the same synapses and fades with its age. Its signal "
+            "is what is left of it, its noise what all others have left. Formulas beside "
+            "simulations; and networks trained on associative retrieval, asked for their "
+            "older and their newer pairs."
+        )
+
+    def claims(self, config: MemoryConfig, results: Sequence[Result]) -> list[Claim]:
+        rows, _ = THEORY.read(results)
+        measured = accuracies(config, results)
+        return [*published_claims(rows), *reading_claims(), *position_claims(measured)]
+
+    def tables(self, config: MemoryConfig, results: Sequence[Result]) -> list[Table]:
+        rows, _ = THEORY.read(results)
+        caption = (
+            "Every formula: the value under test, and the simulation with three standard errors to "
+            "either side."
+        )
+        return [
+            statement_table(rows, caption, digits=3),
+            reading_table(),
+            lifetime_table(),
+            position_table(config, accuracies(config, results)),
+            network_table([result for result in results if result.unit.arm in DECAYS]),
+        ]
+
+    def pictures(self, config: MemoryConfig, results: Sequence[Result]) -> list[Picture]:
+        _, curves = THEORY.read(results)
+        measured = accuracies(config, results)
+        return [
+            decays_picture(),
+            *(picture(curves) for picture in CURVES if curves),
+            *([position_picture(config, measured)] if measured else []),
+        ]
+
+    def notes(self, config: MemoryConfig) -> list[str]:
+        return [
+            VERDICT_RULE,
+            POSITION_RULE,
+            "The write rate scales signal and noise alike: equation 7 has no η in it, and "
+            "gives no reason for η = 1.",
+            f"The predicted SNR of a pair is that of one of R = {config.hidden_size} units "
+            "that reads random memories: N = R − 1.",
+        ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastweights.lab.experiment import Result
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import Interval, mean_interval
-from fastweights.report.verdicts import OURS, Bound, Rule
+from fastweights.report.verdicts import OURS, Bound, Rule, beside_published
 
 Values = Mapping[str, Any]  # of a finished run
 Pick = str | Callable[[Values], Any]  # a number of a run: its key, or how to get it
@@ -175,12 +176,93 @@ def run_table(results: Sequence[Result], caption: str, columns: Sequence[Column]
     return Table(caption=caption, columns=heads, rows=rows)
 
 
-def differences(ours: Mapping[int, Values], theirs: Mapping[int, Values], of: Pick) -> list[float]:
+def differences(
+    ours: Mapping[int, Values],
+    theirs: Mapping[int, Values],
+    of: Pick,
+    compare: Callable[[Any, Any], float] = operator.sub,
+) -> list[float]:
     """How much more of a number ours have, over the seeds that both finished."""
-    return [pick(of, ours[s]) - pick(of, theirs[s]) for s in ours if s in theirs]
+    return [compare(pick(of, ours[s]), pick(of, theirs[s])) for s in ours if s in theirs]
 
 
 POSITIVE = Bound(at_least=0)
+
+
+class Finding(Protocol):
+    """A row of the ledger as data."""
+
+    def row(self, results: Sequence[Result], **options: Any) -> Claim | None:
+        """The row from the runs with these options, if they have an answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A row of the ledger: a number of one arm.
+
+    Attributes:
+        claim: in words, with the bound that it is judged by.
+        arm: which.
+        of: the number of a run; None where it has none.
+        rule: which verdict on the number.
+        published: what was published.
+        scale: what printed numbers are multiplied by.
+        digits: of these after the point.
+
+    Example:
+        >>> from fastweights.lab.experiment import Unit
+        >>> run = Result(Unit("lstm-seed0", "LSTM", "lstm", 0), {"accuracy": 0.75})
+        >>> above_chance = Measured("", "lstm", lambda v: v["accuracy"] - 0.5, scale=100)
+        >>> above_chance.row([run]).ours
+        '25.0 (n = 1)'
+    """
+
+    claim: str
+    arm: str
+    of: Pick
+    rule: Rule = POSITIVE
+    published: str = OURS
+    scale: float = 1.0
+    digits: int = 1
+
+    def row(self, results: Sequence[Result], **options: Any) -> Claim | None:
+        """The row, if a run has the number."""
+        values = by_seed(results, self.arm, **options).values()
+        found = [number for v in values if (number := pick(self.of, v)) is not None]
+        if not found:
+            return None
+        interval = mean_interval(found)
+        ours, verdict = interval.text(self.digits, self.scale), self.rule.verdict(interval)
+        return Claim(self.claim, self.published, ours, interval.n, verdict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A row of the ledger: a published percentage and that of an arm.
+
+    Attributes:
+        claim: in words.
+        arm: which.
+        published: the published figure.
+        of: the number of a run, in per cent.
+        what: "error" or "accuracy", for the verdict.
+        where: the options that it was published for.
+    """
+
+    claim: str
+    arm: str
+    published: float
+    of: Pick
+    what: str
+    where: Values = dataclasses.field(default_factory=dict)
+
+    def row(self, results: Sequence[Result], **options: Any) -> Claim | None:
+        """The row, if these are the options and a run finished."""
+        values = by_seed(results, self.arm, **options).values()
+        if not values or any(options.get(key) != value for key, value in self.where.items()):
+            return None
+        ours = [pick(self.of, v) for v in values]
+        return beside_published(self.claim, self.published, ours, self.what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +277,7 @@ class Contrast:
         published: what was published.
         scale: what printed differences are multiplied by.
         digits: of these after the point.
+        compare: `operator.truediv` for by how many times it differs.
     """
 
     claim: str
@@ -205,11 +288,12 @@ class Contrast:
     published: str = OURS
     scale: float = 1.0
     digits: int = 1
+    compare: Callable[[Any, Any], float] = operator.sub
 
     def interval(self, results: Sequence[Result], **options: Any) -> Interval | None:
         """The difference over the seeds that both finished, if there are any."""
         ours, theirs = (by_seed(results, arm, **options) for arm in (self.ours, self.theirs))
-        found = differences(ours, theirs, self.of)
+        found = differences(ours, theirs, self.of, self.compare)
         return mean_interval(found) if found else None
 
     def row(self, results: Sequence[Result], **options: Any) -> Claim | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastweights.lab.experiment import Result, Unit
-from fastweights.lab.findings import Column, Contrast, run_table, summary_table
+from fastweights.lab.findings import Column, Finding, run_table, summary_table
 from fastweights.report.section import Claim, Picture, Section, Table
 from fastweights.training.checkpoint import Carried
 from fastweights.training.config import ConfigError, nearest
@@ -237,8 +237,8 @@ class Study:
         """Of the table of all runs; each says how it shows one number."""
         return ()
 
-    def contrasts(self, config: Any) -> Sequence[Contrast]:
-        """Rows of the ledger that compare two arms."""
+    def contrasts(self, config: Any) -> Sequence[Finding]:
+        """Rows of the ledger, for every combination of settings: arms compared, and the like."""
         return ()
 
     def claims(self, config: Any, results: Sequence[Result]) -> Sequence[Claim]:

@@ -9,10 +9,10 @@ from fastweights.experiments.by_arm import mean_seconds, seed_table
 from fastweights.experiments.glimpses_study.config import GlimpsesConfig
 from fastweights.experiments.glimpses_study.networks import ARMS
 from fastweights.experiments.other_uses.shared import QUALITATIVE, ledger_row
-from fastweights.experiments.retrieval_study.published import beside_published
 from fastweights.lab.experiment import Result
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import mean_interval
+from fastweights.report.verdicts import beside_published
 
 __all__ = ["PUBLISHED_ERRORS", "TOLERANCE", "claims", "errors", "published_error", "tables"]
 
