@@ -19,7 +19,7 @@ EXPERIMENTS: Mapping[str, str] = MappingProxyType(
         "consolidation": "fastweights.experiments.consolidation:Consolidation",
         "controls": "fastweights.experiments.controls:Controls",
         "read-timing": "fastweights.experiments.read_timing:ReadTiming",
-        "deblurring": "fastweights.experiments.deblurring:Deblurring",
+        "deblurring": "fastweights.experiments.hinton_plaut.deblurring:Deblurring",
         "one-trial": "fastweights.experiments.hinton_plaut.one_trial:OneTrial",
         "binding": "fastweights.experiments.hinton_plaut.binding:Binding",
         "recursion": "fastweights.experiments.hinton_plaut.recursion:Recursion",

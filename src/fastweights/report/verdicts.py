@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from fastweights.report.section import Claim
@@ -226,17 +227,23 @@ def claim_on(
     return Claim(words, published, interval.text(digits, scale), interval.n, rule.verdict(interval))
 
 
-def count_claim(words: str, published: str, count: int, n: int, what: str = "") -> Claim:
-    """A row of the ledger for a claim about every single network: how many of n keep it.
+def count_claim(words: str, published: str, kept: npt.ArrayLike, what: str = "") -> Claim:
+    """A row of the ledger for a claim about every single network.
+
+    Args:
+        words: the claim.
+        published: as printed.
+        kept: whether each network keeps the claim, shape (networks,).
+        what: follows the count.
 
     Example:
-        >>> row = count_claim("all learn", "perfectly", 29, 30, "networks have every bit right")
+        >>> row = count_claim("all learn", "perfectly", [True, False], "networks learn")
         >>> row.ours, row.verdict
-        ('29 of 30 networks have every bit right', 'holds for 29 of 30')
+        ('1 of 2 networks learn', 'holds for 1 of 2')
     """
-    share = f"{count} of {n}"
-    verdict = "holds" if count == n else f"holds for {share}"
-    return Claim(words, published, f"{share} {what}".strip(), n, verdict)
+    count, n = int(np.sum(kept)), np.size(kept)
+    verdict = "holds" if count == n else f"holds for {count} of {n}"
+    return Claim(words, published, f"{count} of {n} {what}".strip(), n, verdict)
 
 
 def beside_published(
