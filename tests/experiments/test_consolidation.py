@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from fastweights.experiments.retrieval_study.config import RetrievalConfig
 
 from fastweights.decay import PowerLaw
 from fastweights.experiments.consolidation import ARMS, PUBLISHED_ACCURACIES, Consolidation
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.lab.experiment import Result
 from fastweights.nn import FastWeightsRNN
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fastweights.experiments.memory import Memory, MemoryConfig
-from fastweights.experiments.memory_networks import NETWORK_DECAYS, accuracy_by_position
-from fastweights.experiments.memory_tables import (
-    lifetime_table,
+from fastweights.decay import PowerLaw
+from fastweights.experiments.memory import (
+    DECAYS,
+    Memory,
+    MemoryConfig,
+    PairRun,
+    accuracy_by_position,
     position_claims,
+)
+from fastweights.experiments.memory_theory import (
+    lifetime_table,
     reading_claims,
     reading_table,
 )
@@ -48,7 +56,7 @@ def test_the_section_says_what_was_found(results: list[Result]) -> None:
     assert len(section.pictures) == 5
     positions = section.tables[3].rows
     assert [row[1] for row in positions] == ["1", "2", "3", "4"] * 2
-    predicted = pair_snr(NETWORK_DECAYS["power-law"].make(), 19, 4)
+    predicted = pair_snr(DECAYS["power-law"].options["decay"], 19, 4)
     assert [row[3] for row in positions[:4]] == [f"{x:.2f}" for x in predicted]
     mean = sum(r.values["by_position"][0] for r in results if r.unit.arm == "power-law") / 2
     assert positions[0][4].startswith(f"{100 * mean:.2f} [")
@@ -66,9 +74,25 @@ def test_what_is_missing_is_left_out(results: list[Result]) -> None:
 def test_impossible_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="unknown decay 'power': did you mean 'power-law'"):
         EXPERIMENT.units(MemoryConfig(decays=("power",)), 1)
-    unit = EXPERIMENT.units(SMALL, 1)[-1]
-    with pytest.raises(ValueError, match="device 'cuda'"):
-        EXPERIMENT.run(SMALL, unit, Path(), "cuda", None)
+    with pytest.raises(ConfigError, match="decays must not repeat itself"):
+        EXPERIMENT.units(MemoryConfig(decays=("power-law", "power-law")), 1)
+    for unit in (EXPERIMENT.units(SMALL, 1)[0], EXPERIMENT.units(SMALL, 1)[-1]):
+        with pytest.raises(ValueError, match="device 'cuda'"):
+            EXPERIMENT.run(SMALL, unit, Path(), "cuda", None)
+
+
+def test_a_network_has_the_decay_of_its_arm_and_the_write_rate_of_the_settings(
+    results: list[Result],
+) -> None:
+    rates = {r.unit.arm: r.values["write_rate"] for r in results if r.unit.arm in DECAYS}
+    assert rates == {"power-law": 0.5, "factorial": 0.1}
+    unit = EXPERIMENT.units(SMALL, 1)[2]
+    config = dataclasses.replace(SMALL, write_rate=0.3, train_size=128)
+    run = PairRun(config, DECAYS[unit.arm], unit, torch.device("cpu"))
+    layer = run.model.layer
+    assert repr(layer.decay) == repr(PowerLaw(0.5))
+    assert layer.hidden_size == SMALL.hidden_size
+    assert layer.write_rate == 0.3
 
 
 class KnowsTheFirstAndLast(nn.Module):
@@ -92,9 +116,10 @@ def test_accuracy_by_position() -> None:
 
 def test_verdicts_on_positions() -> None:
     better, worse, mixed = [[0.5, 0.6], [0.6, 0.8]], [[0.6, 0.5]] * 2, [[0.5, 0.6], [0.6, 0.5]]
-    claims = position_claims({"power-law": better, "factorial": worse, "exponential-0.99": mixed})
+    measured = {"power-law": better, "factorial": worse, "exponential-0.99": mixed}
+    claims = position_claims({decay: np.array(runs).T for decay, runs in measured.items()})
     assert [c.verdict for c in claims] == ["holds", "does not hold", "undecided"]
-    (single,) = position_claims({"power-law": [[0.5, 0.9]]})
+    (single,) = position_claims({"power-law": np.array([[0.5], [0.9]])})
     assert single.verdict == "undecided"
 
 

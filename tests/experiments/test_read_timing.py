@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from fastweights.experiments.read_timing import ARMS, BEFORE, NOW, SUM, ReadTiming, quick
 from fastweights.experiments.retrieval_study import probe
 from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
@@ -17,6 +15,8 @@ from fastweights.experiments.retrieval_study.reading import (
     accuracy_by_read,
     changed_reads,
 )
+
+from fastweights.experiments.read_timing import ARMS, BEFORE, NOW, SUM, ReadTiming, quick
 from fastweights.lab.experiment import Result
 from fastweights.tasks import AssociativeRetrieval
 

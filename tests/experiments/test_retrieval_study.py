@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from fastweights.experiments.controls import ARMS, EFFECTS, Controls
 from fastweights.experiments.retrieval_study.altered import (
     AlteredReads,
     as_written,
@@ -21,6 +19,8 @@ from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.experiments.retrieval_study.effects import Effect, best_of, difference, verdict
 from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
 from fastweights.experiments.retrieval_study.rivals import rivals_tables
+
+from fastweights.experiments.controls import ARMS, EFFECTS, Controls
 from fastweights.lab.experiment import Result
 from fastweights.nn import FastWeightsRNN
 from fastweights.report.statistics import Interval

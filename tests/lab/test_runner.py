@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 import torch
+from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from safetensors.torch import load_file
 
 from fastweights.experiments.retrieval import Retrieval
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.files import read_json
 from fastweights.lab import runner
 from fastweights.lab.experiment import Unit

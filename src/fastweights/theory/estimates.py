@@ -100,7 +100,7 @@ class Finding:
         published: the paper's figure as printed, or a dash.
         theory: the value under test.
         simulated: what the simulation of it gave.
-        verdict: by `verdict_rule`.
+        verdict: "confirmed" or "rejected"; of a decline also "undecided".
 
     Example:
         >>> Finding.of("a fair coin", "½", 0.5, Estimate(0.497, 0.005, 10_000)).verdict
