@@ -6,7 +6,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,14 +17,13 @@ from fastweights.experiments.memory import (
     MemoryConfig,
     PairRun,
     accuracy_by_position,
-    position_claims,
 )
 from fastweights.experiments.memory_theory import (
     lifetime_table,
     reading_claims,
     reading_table,
 )
-from fastweights.lab.experiment import Result
+from fastweights.lab.experiment import Result, Unit
 from fastweights.tasks import AssociativeRetrieval
 from fastweights.theory.memory import findings, pair_snr
 from fastweights.training.config import ConfigError
@@ -115,12 +113,20 @@ def test_accuracy_by_position() -> None:
 
 
 def test_verdicts_on_positions() -> None:
+    def verdicts(measured: dict[str, list[list[float]]]) -> list[str]:
+        results = [
+            Result(Unit("", "", decay, seed), {"by_position": by_position})
+            for decay, runs in measured.items()
+            for seed, by_position in enumerate(runs)
+        ]
+        found = EXPERIMENT.contrasts(MemoryConfig(decays=tuple(measured)))
+        return [row.verdict for contrast in found if (row := contrast.row(results)) is not None]
+
     better, worse, mixed = [[0.5, 0.6], [0.6, 0.8]], [[0.6, 0.5]] * 2, [[0.5, 0.6], [0.6, 0.5]]
     measured = {"power-law": better, "factorial": worse, "exponential-0.99": mixed}
-    claims = position_claims({decay: np.array(runs).T for decay, runs in measured.items()})
-    assert [c.verdict for c in claims] == ["holds", "does not hold", "undecided"]
-    (single,) = position_claims({"power-law": np.array([[0.5], [0.9]])})
-    assert single.verdict == "undecided"
+    assert verdicts(measured) == ["holds", "does not hold", "undecided"]
+    assert verdicts({"power-law": [[0.5, 0.9]]}) == ["undecided"]
+    assert verdicts({"power-law": []}) == []
 
 
 def test_the_readings_contradict_one_another() -> None:

@@ -28,14 +28,14 @@ from fastweights.experiments.memory_theory import (
     reading_table,
 )
 from fastweights.lab.experiment import Result, Unit
-from fastweights.lab.findings import by_seed
+from fastweights.lab.findings import Measured, by_seed
 from fastweights.lab.simulation import Theory, published_claims, statement_table, use_one_core
 from fastweights.lab.study import Arm, Study, check_distinct, check_known
 from fastweights.report.figures import COLOURS, MARKERS, new_figure, place_legend
 from fastweights.report.section import Claim, Picture, Table
 from fastweights.report.statistics import mean_intervals
-from fastweights.report.verdicts import Bound, claim_of
-from fastweights.tasks import Split, binding_free_ceiling
+from fastweights.report.verdicts import Bound
+from fastweights.tasks import Split
 from fastweights.theory.memory import VERDICT_RULE, findings, pair_ages, pair_snr, sweeps
 
 THEORY = Theory(findings, sweeps)
@@ -93,6 +93,16 @@ class MemoryConfig:
         """The decays; a study knows them by this name."""
         return self.decays
 
+    def recipe(self, write_rate: float | None = None) -> RetrievalConfig:
+        """How networks are trained: the settings of associative retrieval but for these."""
+        return RetrievalConfig(
+            num_pairs=self.num_pairs,
+            train_size=self.train_size,
+            test_size=self.test_size,
+            updates=self.updates,
+            write_rate=write_rate,
+        )
+
 
 def accuracy_by_position(model: nn.Module, split: Split, num_pairs: int) -> list[float]:
     """The share of right answers where the first, second, … K-th pair was asked for.
@@ -114,13 +124,7 @@ class PairRun(RetrievalRun):
     """A network trained by the recipe of `RetrievalConfig`, then asked for each pair."""
 
     def __init__(self, config: MemoryConfig, arm: Arm, unit: Unit, device: torch.device) -> None:
-        recipe = RetrievalConfig(
-            num_pairs=config.num_pairs,
-            train_size=config.train_size,
-            test_size=config.test_size,
-            updates=config.updates,
-            write_rate=config.write_rate or arm.options["write_rate"],
-        )
+        recipe = config.recipe(config.write_rate or arm.options["write_rate"])
         options = {"hidden_size": config.hidden_size}
         super().__init__(recipe, arm, dataclasses.replace(unit, options=options), device)
 
@@ -131,10 +135,10 @@ class PairRun(RetrievalRun):
         return {**tested, "write_rate": self.config.write_rate}
 
 
-Measured = Mapping[str, np.ndarray]  # accuracy of each pair by decay, (K, seeds) each
+Accuracies = Mapping[str, np.ndarray]  # test accuracy of each pair by decay, (K, seeds) each
 
 
-def accuracies(config: MemoryConfig, results: Sequence[Result]) -> Measured:
+def accuracies(config: MemoryConfig, results: Sequence[Result]) -> Accuracies:
     """What the networks of each decay have measured, if one finished."""
     runs = {decay: by_seed(results, decay).values() for decay in config.decays}
     return {d: np.array([v["by_position"] for v in vs]).T for d, vs in runs.items() if vs}
@@ -146,7 +150,7 @@ def predictions(config: MemoryConfig, decay: str) -> list[float]:
     return pair_snr(law, config.hidden_size - 1, config.num_pairs).tolist()
 
 
-def position_table(config: MemoryConfig, measured: Measured) -> Table:
+def position_table(config: MemoryConfig, measured: Accuracies) -> Table:
     """Predicted SNR beside measured accuracy, for each decay and pair."""
     ages = pair_ages(config.num_pairs).tolist()
     return Table(
@@ -162,21 +166,6 @@ def position_table(config: MemoryConfig, measured: Measured) -> Table:
             )
         ],
     )
-
-
-def position_claims(measured: Measured) -> list[Claim]:
-    """Whether newer pairs are remembered better, as the theory says of every decay."""
-    return [
-        claim_of(
-            f"trained networks, {DECAYS[decay].label}: points of accuracy by which the newest pair "
-            "is remembered better than the oldest",
-            "SNR falls with age",
-            pairs[-1] - pairs[0],
-            Bound(at_least=0, strict=True),
-            digits=2,
-        )
-        for decay, pairs in measured.items()
-    ]
 
 
 def network_table(results: Sequence[Result]) -> Table:
@@ -195,7 +184,7 @@ def network_table(results: Sequence[Result]) -> Table:
     return Table(caption="Every network.", columns=columns, rows=rows)
 
 
-def position_picture(config: MemoryConfig, measured: Measured) -> Picture:
+def position_picture(config: MemoryConfig, measured: Accuracies) -> Picture:
     """Predicted SNR and measured error by the position of the pair that is asked for."""
     figure = new_figure(9.2, 4.2)
     theory, networks = figure.subplots(1, 2)
@@ -208,7 +197,7 @@ def position_picture(config: MemoryConfig, measured: Measured) -> Picture:
         for pair, interval in zip(pairs, intervals, strict=True):
             if interval.low is not None:
                 networks.plot([pair, pair], [interval.low, interval.high], color=colour)
-    level = 100 * (1 - _ceiling(config))
+    level = 100 * (1 - config.recipe().ceiling)
     networks.axhline(level, color="0.35", linewidth=1, linestyle=":")
     networks.annotate(
         "without binding",
@@ -235,10 +224,6 @@ def position_picture(config: MemoryConfig, measured: Measured) -> Picture:
     )
 
 
-def _ceiling(config: MemoryConfig) -> float:
-    return float(binding_free_ceiling(config.num_pairs))
-
-
 class Memory(Study):
     """Each formula beside the simulation that checks it, and trained networks beside both."""
 
@@ -256,7 +241,7 @@ class Memory(Study):
         return [*THEORY.units(), *super().units(config, seeds)]
 
     def note(self, config: MemoryConfig) -> str:
-        return f"ceiling {100 * _ceiling(config):.1f} %"
+        return f"ceiling {100 * config.recipe().ceiling:.1f} %"
 
     def run(self, config: MemoryConfig, unit: Unit, folder: Path, device: str, writer: Any) -> Any:
         use_one_core(device)
@@ -272,10 +257,24 @@ class Memory(Study):
             "older and their newer pairs."
         )
 
+    def contrasts(self, config: MemoryConfig) -> list[Measured]:
+        return [
+            Measured(
+                f"trained networks, {DECAYS[decay].label}: points of accuracy by which the newest "
+                "pair is remembered better than the oldest",
+                decay,
+                lambda values: values["by_position"][-1] - values["by_position"][0],
+                Bound(at_least=0, strict=True),
+                published="SNR falls with age",
+                scale=100,
+                digits=2,
+            )
+            for decay in config.decays
+        ]
+
     def claims(self, config: MemoryConfig, results: Sequence[Result]) -> list[Claim]:
         rows, _ = THEORY.read(results)
-        measured = accuracies(config, results)
-        return [*published_claims(rows), *reading_claims(), *position_claims(measured)]
+        return [*published_claims(rows), *reading_claims(), *super().claims(config, results)]
 
     def tables(self, config: MemoryConfig, results: Sequence[Result]) -> list[Table]:
         rows, _ = THEORY.read(results)

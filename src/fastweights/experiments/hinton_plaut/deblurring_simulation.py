@@ -457,7 +457,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return np.round(value, 6).tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return (np.round(value, 6) if value.dtype.kind == "f" else value).tolist()
+    return value
 
 
 def from_values(values: Mapping[str, Any]) -> DeblurringResult:
