@@ -1,6 +1,7 @@
 """Figures of the transfer theory: formulas as lines, simulations as points.
 
-Error bars are three standard errors to either side.
+All take the curves of `fastweights.theory.transfer.sweeps`. Error bars are three standard errors to
+either side.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from fastweights.report.figures import ARM_STYLES, new_figure
+from fastweights.lab.simulation import draw_series
+from fastweights.report.figures import COLOURS, MARKERS, new_figure
+from fastweights.report.section import Picture
 from fastweights.theory.transfer import (
     Series,
     binary,
@@ -28,33 +29,22 @@ from fastweights.theory.transfer import (
 )
 from fastweights.theory.transfer.sweeps import TERNARY_P
 
-__all__ = [
-    "cosine_figure",
-    "course_figure",
-    "retrained_set_figure",
-    "size_figure",
-    "two_weights_figure",
-]
-
-BLUE, ORANGE, GREEN, PURPLE = (colour for colour, _ in ARM_STYLES[:4])
-MARKERS = ("o", "s", "^", "D")
+BLUE, ORANGE, GREEN, PURPLE = COLOURS[:4]
 GREY = "0.35"
+ANGLE = np.pi / 3  # between the two lines, as the curve is simulated
+REMAINING = 0.5  # what retraining has left of the distance to line 1
 
 
-def cosine_figure(curves: Mapping[str, Series]) -> Figure:
-    """Equation 2 against the cosine of two inputs: right for a ratio, wrong for E[cos θ].
-
-    Args:
-        curves: from `fastweights.theory.transfer.sweeps`.
-    """
+def cosine_picture(curves: Mapping[str, Series]) -> Picture:
+    """Equation 2 against the cosine of two inputs: right for a ratio, wrong for E[cos θ]."""
     figure = new_figure(6.0, 4.2)
     axes = figure.add_subplot()
     c = np.linspace(0, 1, 201)
     axes.plot(c, c**2, color=BLUE, label="$c^2$, the paper's equation 2")
     law = [expected_cosine(x) for x in c]
     axes.plot(c, law, color=ORANGE, linestyle="--", label=r"$\frac{2}{\pi}\,c\,\mathrm{arcsin}\,c$")
-    _points(axes, curves["cosine ratio"], BLUE, "o", "simulated ratio of expected improvements")
-    _points(axes, curves["cosine"], ORANGE, "s", r"simulated $E[\cos\theta]$")
+    draw_series(axes, curves["cosine ratio"], BLUE, "o", "simulated ratio of expected improvements")
+    draw_series(axes, curves["cosine"], ORANGE, "s", r"simulated $E[\cos\theta]$")
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate(
         "long random 0/1 inputs:\n.25 and 1/6",
@@ -67,27 +57,30 @@ def cosine_figure(curves: Mapping[str, Series]) -> Figure:
     axes.set(xlabel="cosine $c$ of the two inputs", ylabel="transfer from A to B", xlim=(0, 1.02))
     axes.set_title("Transfer between two associations")
     axes.legend(frameon=False)
-    return figure
+    return Picture(
+        name="transfer-cosine",
+        figure=figure,
+        alt="Transfer between two associations against the cosine of their inputs: c squared "
+        "for the ratio of improvements, a lower curve for the expected cosine.",
+        caption="What equation 2 says and what it does not: the ratio of expected improvements "
+        "is c², the expected cosine is less. Bars are three standard errors.",
+    )
 
 
-def size_figure(curves: Mapping[str, Series]) -> Figure:
-    """Against the inputs' length n: single pairs, and sets that grow with n.
-
-    Args:
-        curves: from `fastweights.theory.transfer.sweeps`.
-    """
+def size_picture(curves: Mapping[str, Series]) -> Picture:
+    """Against the inputs' length n: single pairs, and sets that grow with n."""
     figure = new_figure(8.4, 4.0)
     pairs, sets = figure.subplots(1, 2)
     n = np.arange(8, 400)
     pairs.plot(n, [pair_ratio(binary(), int(k)) for k in n], color=BLUE)
-    _points(pairs, curves["pairs binary"], BLUE, MARKERS[0], "0/1, p = .5")
+    draw_series(pairs, curves["pairs binary"], BLUE, MARKERS[0], "0/1, p = .5")
     pairs.plot(n, 1 / n, color=GREY, linestyle="--", label="1/n")
-    for p, colour, marker in zip(TERNARY_P, (ORANGE, GREEN, PURPLE), MARKERS[1:], strict=True):
+    for p, colour, marker in zip(TERNARY_P, (ORANGE, GREEN, PURPLE), MARKERS[1:4], strict=True):
         label = f"−1/0/1, p = {p:g}"
-        _points(pairs, curves[f"pairs ternary {p:g}"], colour, marker, label)
+        draw_series(pairs, curves[f"pairs ternary {p:g}"], colour, marker, label)
         law = [retrained_set_ratio(int(k) // 4, set_overlap(ternary(p), int(k))) for k in n[::4]]
         sets.plot(n[::4], law, color=colour)
-        _points(sets, curves[f"load {p:g}"], colour, marker, label)
+        draw_series(sets, curves[f"load {p:g}"], colour, marker, label)
     limit = load_limit(ternary(), 0.25)
     sets.axhline(limit, color=GREY, linestyle=":", label=f"limit ρ/(1 + ρ) = {limit:g}")
     for axes in (pairs, sets):
@@ -96,15 +89,18 @@ def size_figure(curves: Mapping[str, Series]) -> Figure:
         axes.legend(frameon=False, loc="lower left" if axes is pairs else "lower right")
     pairs.set(yscale="log", ylabel="transfer", title="Between two associations")
     sets.set(ylim=(0, 0.26), ylabel="unretrained / retrained", title="n/4 associations retrained")
-    return figure
+    return Picture(
+        name="transfer-size",
+        figure=figure,
+        alt="Transfer against the length of the inputs, between two associations and for a "
+        "load proportional to the length.",
+        caption="With −1/0/1 inputs a pair transfers 1/n, and a load proportional to n makes "
+        "up for it.",
+    )
 
 
-def retrained_set_figure(curves: Mapping[str, Series]) -> Figure:
-    """Unretrained over retrained improvement against how many are retrained, 0/1 inputs.
-
-    Args:
-        curves: from `fastweights.theory.transfer.sweeps`.
-    """
+def retrained_set_picture(curves: Mapping[str, Series]) -> Picture:
+    """Unretrained over retrained improvement against how many are retrained, 0/1 inputs."""
     figure = new_figure(6.0, 4.0)
     axes = figure.add_subplot()
     m = np.arange(1, 101)
@@ -114,7 +110,7 @@ def retrained_set_figure(curves: Mapping[str, Series]) -> Figure:
         color=BLUE,
         label="m c / (1 + (m − 1) c), c = .25",
     )
-    _points(axes, curves["set"], ORANGE, "o", "simulated, n = 100")
+    draw_series(axes, curves["set"], ORANGE, "o", "simulated, n = 100")
     for k, place in ((10, "left"), (50, "center")):
         ratio = retrained_set_ratio(k, 0.25)
         axes.annotate(
@@ -129,15 +125,17 @@ def retrained_set_figure(curves: Mapping[str, Series]) -> Figure:
     axes.set(xlabel="retrained associations m", ylabel="unretrained / retrained", ylim=(0, 1.02))
     axes.set_title("A first small step on m associations, 0/1 inputs")
     axes.legend(frameon=False, loc="lower right")
-    return figure
+    return Picture(
+        name="transfer-set",
+        figure=figure,
+        alt="Unretrained over retrained improvement against the number retrained.",
+        caption="The more associations are retrained, the more nearly the others keep up: "
+        ".769 at 10, .943 at 50.",
+    )
 
 
-def course_figure(curves: Mapping[str, Series]) -> Figure:
-    """How the cumulative ratio changes while retraining goes on: one falls, one rises.
-
-    Args:
-        curves: from `fastweights.theory.transfer.sweeps`.
-    """
+def course_picture(curves: Mapping[str, Series]) -> Picture:
+    """How the cumulative ratio changes while retraining goes on: one falls, one rises."""
     figure = new_figure(6.6, 4.2)
     axes = figure.add_subplot()
     styles = (
@@ -147,7 +145,7 @@ def course_figure(curves: Mapping[str, Series]) -> Figure:
     for name, label, share, colour, marker in styles:
         series = curves[f"course {name}"]
         axes.plot(series.x, series.expected, color=colour)
-        _points(axes, series, colour, marker, label)
+        draw_series(axes, series, colour, marker, label)
         limit = [course_limit(share, 0.5, time) for time in np.geomspace(1e-3, 1e3, 120)]
         axes.plot(*zip(*limit, strict=True), color=colour, linestyle="--", linewidth=1)
     axes.plot([], [], color=GREY, label="formula for these inputs")
@@ -160,36 +158,38 @@ def course_figure(curves: Mapping[str, Series]) -> Figure:
         title="Retraining n/2 of the associations, n = 100",
     )
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(0.02, 0.58))
-    return figure
+    return Picture(
+        name="transfer-course",
+        figure=figure,
+        alt="Cumulative transfer while retraining proceeds: falling for 0/1 inputs, rising for "
+        "sparse −1/0/1 inputs.",
+        caption="Transfer while retraining proceeds (section 5.3), and the case in which it "
+        "does not decline.",
+    )
 
 
-def two_weights_figure(
-    curves: Mapping[str, Series], angle: float = np.pi / 3, remaining: float = 0.5
-) -> Figure:
-    """The paper's figure 4 with what it says: lines, circle, ellipse, arcs; and the probability.
-
-    Args:
-        curves: from `fastweights.theory.transfer.sweeps`, simulated at 60°.
-        angle: between the two lines, in radians, in (0, π/2).
-        remaining: what retraining has left of the distance to line 1, in (0, 1).
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
-    if not 0 < angle < np.pi / 2 or not 0 < remaining < 1:
-        raise ValueError(
-            f"angle must be in (0, π/2) and remaining in (0, 1), got {angle} and {remaining}"
-        )
+def two_weights_picture(curves: Mapping[str, Series]) -> Picture:
+    """The paper's figure 4 with what it says: lines, circle, ellipse, arcs; and the probability."""
     figure = new_figure(9.2, 4.4)
     plane, chance = figure.subplots(1, 2, width_ratios=(1, 1))
-    _draw_plane(plane, angle, remaining)
-    _draw_chance(chance, curves["two weights"], angle)
-    return figure
+    _draw_plane(plane)
+    _draw_chance(chance, curves["two weights"])
+    return Picture(
+        name="transfer-two-weights",
+        figure=figure,
+        alt="The two-weight network of figures 3 and 4: two solution lines, the circle of "
+        "perturbed weights that retraining turns into an ellipse, arcs of positive transfer; "
+        "beside it the probability of positive transfer, from two thirds to a half.",
+        caption="Figures 3 and 4 of the paper. Perturbed weights lie on a circle around the "
+        "solution O; retraining association 1 moves every point P towards line 1, and the "
+        "circle becomes an ellipse. Thick arcs: a further step on association 1 also "
+        "improves association 2.",
+    )
 
 
-def _draw_plane(axes: Axes, angle: float, remaining: float) -> None:
+def _draw_plane(axes: Axes) -> None:
     """Weight space around the solution O; line 1 is the first axis, retraining moves downwards."""
-    b = np.array([np.sin(angle), np.cos(angle)])  # input 2; input 1 is (0, 1)
+    b = np.array([np.sin(ANGLE), np.cos(ANGLE)])  # input 2; input 1 is (0, 1)
     along = np.array([b[1], -b[0]])  # line 2
     for end, name in ((np.array([1.0, 0.0]), "line 1"), (along, "line 2")):
         axes.plot(*np.stack([-1.45 * end, 1.45 * end], axis=1), color="black", linewidth=1)
@@ -202,13 +202,13 @@ def _draw_plane(axes: Axes, angle: float, remaining: float) -> None:
             ha="left",
         )
     turn = np.linspace(0, 2 * np.pi, 1441)
-    for k in (1.0, remaining):
+    for k in (1.0, REMAINING):
         points = np.stack([np.cos(turn), k * np.sin(turn)])
         positive = points[1] * (b @ points) > 0
         axes.plot(*np.where(positive, points, np.nan), color=BLUE, linewidth=3)
         axes.plot(*np.where(positive, np.nan, points), color=ORANGE, linewidth=1.2)
     start = np.array([np.cos(np.radians(58)), np.sin(np.radians(58))])
-    end = start * (1, remaining)
+    end = start * (1, REMAINING)
     arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 0, "shrinkB": 1}
     axes.annotate("", tuple(end), tuple(start), arrowprops=arrow)
     axes.plot(*start, "o", color="black", markersize=4)
@@ -219,27 +219,26 @@ def _draw_plane(axes: Axes, angle: float, remaining: float) -> None:
     axes.plot([], [], color=ORANGE, linewidth=1.2, label="association 2 gets worse")
     axes.set(aspect="equal", xlim=(-1.75, 1.95), ylim=(-1.55, 1.75), xticks=[], yticks=[])
     axes.set(xlabel="first weight", ylabel="second weight")
-    axes.set_title(f"Retraining association 1, lines at {np.degrees(angle):.0f}°")
+    axes.set_title(f"Retraining association 1, lines at {np.degrees(ANGLE):.0f}°")
     axes.legend(frameon=False, loc="upper left", fontsize=9)
 
 
-def _draw_chance(axes: Axes, series: Series, angle: float) -> None:
+def _draw_chance(axes: Axes, series: Series) -> None:
     gone = np.linspace(0, 1, 101)
     axes.plot(
         gone,
-        [positive_transfer(angle, 1 - x) for x in gone],
+        [positive_transfer(ANGLE, 1 - x) for x in gone],
         color=BLUE,
         label=r"$\frac{1}{2} + \frac{1}{\pi}\,\arctan(k\,\cot\varphi)$",
     )
     axes.plot(
         gone,
-        [circumference_fraction(angle, 1 - x) for x in gone],
+        [circumference_fraction(ANGLE, 1 - x) for x in gone],
         color=ORANGE,
         linestyle="--",
         label="share of the circumference, by length",
     )
-    if np.isclose(angle, np.pi / 3):
-        _points(axes, series, BLUE, "o", "simulated")
+    draw_series(axes, series, BLUE, "o", "simulated")
     axes.set(
         xlabel="retrained fraction 1 − k of association 1's error",
         ylabel="P(a further step improves association 2)",
@@ -250,19 +249,10 @@ def _draw_chance(axes: Axes, series: Series, angle: float) -> None:
     axes.legend(frameon=False, loc="upper right")
 
 
-def _points(axes: Axes, series: Series, colour: str, marker: str, label: str) -> None:
-    values: NDArray[np.float64] = np.array([y.value for y in series.y])
-    errors = [3 * y.standard_error for y in series.y]
-    axes.errorbar(
-        series.x,
-        values,
-        yerr=errors,
-        color=colour,
-        marker=marker,
-        markersize=4.5,
-        markerfacecolor="white",
-        linestyle="none",
-        capsize=2,
-        linewidth=1,
-        label=label,
-    )
+PICTURES = (
+    cosine_picture,
+    retrained_set_picture,
+    size_picture,
+    course_picture,
+    two_weights_picture,
+)
