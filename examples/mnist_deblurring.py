@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastweights.training.environment import environment
 from mnist_deblurring_report import figure, table
 from rich.console import Console
 from rich.progress import Progress
@@ -29,7 +30,6 @@ from torch.nn import functional as F
 import fastweights
 from fastweights.files import write_json
 from fastweights.tasks import MnistSplit, load_mnist
-from fastweights.training.environment import environment
 
 Images = tuple[Tensor, Tensor]  # grey values (N, 784) and labels (N,)
 Accuracy = dict[str, float]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fastweights.decay import PowerLaw
+from fastweights.experiments.associative_retrieval import RetrievalConfig
 from fastweights.experiments.consolidation import ARMS, PUBLISHED_ACCURACIES, Consolidation
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.lab.experiment import Result
 from fastweights.nn import FastWeightsRNN
 

@@ -1,4 +1,4 @@
-"""What a network reads, measured on networks of which we know it."""
+"""The study of what a memory is asked with: its probe, its runs and its section."""
 
 from __future__ import annotations
 
@@ -7,62 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastweights.experiments import probe
+from fastweights.experiments.associative_retrieval import RetrievalConfig, Retriever, fast_weights
+from fastweights.experiments.probe import known_before_the_letter
 from fastweights.experiments.read_timing import ARMS, BEFORE, NOW, SUM, ReadTiming, quick
-from fastweights.experiments.retrieval_study import probe
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
-from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
-from fastweights.experiments.retrieval_study.probe import known_before_the_letter
-from fastweights.experiments.retrieval_study.reading import (
-    accuracy_by_match,
-    accuracy_by_read,
-    changed_reads,
-)
 from fastweights.lab.experiment import Result
 from fastweights.tasks import AssociativeRetrieval
 
-TASK = AssociativeRetrieval(num_pairs=3, train_size=200, validation_size=50, test_size=400)
-
-
-@pytest.fixture(scope="module")
-def model() -> Retriever:
-    torch.manual_seed(0)
-    layer = fast_weights(query="previous", input_scale=3.0)(RetrievalConfig(), 37, 12)
-    return Retriever(layer, TASK.vocabulary_size, 10, TASK.num_classes)
-
-
-def test_reading_as_trained_is_the_network_itself(model: Retriever) -> None:
-    test, layer = TASK.build(0).test, model.layer
-    found = accuracy_by_read(model, test, TASK.num_pairs)
-    assert list(found) == list(changed_reads(3))
-    with torch.no_grad():
-        right = model(test.inputs).argmax(-1) == test.targets
-    assert found["as trained"] == pytest.approx(float(right.double().mean()), abs=1e-12)
-    assert model.layer is layer, "it is left as it was"
-
-
-def test_a_read_is_changed_in_its_steps_only(model: Retriever) -> None:
-    memories, query = torch.randn(7, 2, 4), torch.randn(2, 4)
-    plain = torch.einsum("mnh,nh->mn", memories, query)
-    touched = {
-        name: [t for t in range(9) if not torch.equal(read(t, memories, query)[1], plain)]
-        for name, read in changed_reads(3).items()
-    }
-    pairs, marks, letter = [*range(6)], [6, 7], [8]
-    assert list(touched.values()) == [[], pairs, marks, letter, marks, letter, marks, letter]
-
-
-def test_accuracy_by_match_ranks_what_was_written_after_the_digits(model: Retriever) -> None:
-    test = TASK.build(0).test
-    found = accuracy_by_match(model, test, 3)
-    x = torch.nn.functional.one_hot(test.inputs.T, TASK.vocabulary_size).float()
-    with torch.no_grad():
-        hidden, _ = model.layer(x)  # hidden[t] is h(t + 1)
-        right = (model(test.inputs).argmax(-1) == test.targets).double()
-    scores = torch.stack([(hidden[t] * hidden[7]).sum(-1) for t in (1, 3, 5)])
-    asked = torch.stack([test.inputs[:, t] == test.inputs[:, -1] for t in (0, 2, 4)])
-    better = (scores > (scores * asked).sum(0)).sum(0)
-    for rank in range(3):
-        assert found[rank] == pytest.approx(float(right[better == rank].mean()), abs=1e-9)
+TASK = AssociativeRetrieval(num_pairs=3, train_size=4000, validation_size=50, test_size=400)
 
 
 class Notes(torch.nn.Module):
@@ -78,13 +30,12 @@ class Notes(torch.nn.Module):
 
 def test_a_probe_finds_what_is_there_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_UPDATES", 50)
-    task = AssociativeRetrieval(num_pairs=3, train_size=4000, validation_size=50, test_size=400)
-    splits = task.build(0)
-    noted = Retriever(Notes(), task.vocabulary_size, 10, task.num_classes)
+    splits = TASK.build(0)
+    noted = Retriever(Notes(), TASK.vocabulary_size, 10, TASK.num_classes)
     assert known_before_the_letter(noted, splits, 3) > 0.9
     torch.manual_seed(1)
-    deaf = fast_weights(memory="none")(RetrievalConfig(), task.vocabulary_size, 12)
-    model = Retriever(deaf, task.vocabulary_size, 10, task.num_classes)
+    deaf = fast_weights(memory="none")(RetrievalConfig(), TASK.vocabulary_size, 12)
+    model = Retriever(deaf, TASK.vocabulary_size, 10, TASK.num_classes)
     assert known_before_the_letter(model, splits, 3) < 0.5
 
 

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastweights import cli
 from fastweights.__main__ import main
 from fastweights.files import read_json
 from fastweights.generation import best_network, load_network
-from fastweights.lab import runner
+from fastweights.lab import chapters, runner
 from fastweights.lab.plan import results_of
 from fastweights.lab.runner import run_units
 from fastweights.lab.sweep import load_sweep
@@ -179,7 +178,7 @@ def reported(folder: Path) -> tuple[Any, ...]:
     """All that a report of the folder is made from."""
     plan = load_sweep(folder).base
     results = results_of(plan)
-    environments, damaged = cli._environments(plan)
+    environments, damaged = chapters._environments(plan)
     told = [*damaged, *(r.failure for r in results if r.failure)]
     values = [r.values for r in results], [list(r.curve) for r in results]
     return plan.config, plan.seeds, values, environments, told

@@ -19,8 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastweights.experiments.associative_retrieval import RetrievalConfig
 from fastweights.experiments.retrieval import Retrieval
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
 from fastweights.files import read_json
 from fastweights.lab import runner
 from fastweights.lab.experiment import Unit

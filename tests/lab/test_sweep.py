@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from fastweights.__main__ import main
-from fastweights.experiments.retrieval import Retrieval, RetrievalConfig
+from fastweights.experiments.associative_retrieval import RetrievalConfig
+from fastweights.experiments.retrieval import Retrieval
 from fastweights.files import read_json, write_json
 from fastweights.lab import pool, runner
 from fastweights.lab.plan import Plan

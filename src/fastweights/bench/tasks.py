@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from fastweights.bench.base import Settings, Unit, label_of, load_text
 from fastweights.bench.goals import Goal, goals_table
 from fastweights.bench.timing import interleaved, using_threads
+from fastweights.experiments.associative_retrieval import RetrievalConfig, build_network
 from fastweights.experiments.retrieval import ARMS
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
-from fastweights.experiments.retrieval_study.networks import Retriever
 from fastweights.report.section import Section, Table
 from fastweights.tasks import AssociativeRetrieval
 from fastweights.training.config import ConfigError, nearest
@@ -66,9 +65,7 @@ def measure(pairs: int, threads: int, settings: Settings) -> dict[str, Any]:
     with torch.random.fork_rng(), using_threads(threads):
         torch.manual_seed(0)
         for name, arm in ARMS.items():
-            layer = arm.build(config, task.vocabulary_size, _WIDTH)
-            model = Retriever(layer, task.vocabulary_size, config.head_size, task.num_classes)
-            model.to(settings.device)
+            model = build_network(config, arm, _WIDTH).to(settings.device)
             calls[name] = functools.partial(
                 _update, model, torch.optim.AdamW(model.parameters()), tokens, targets
             )

@@ -8,8 +8,9 @@ that cannot be what was meant; the three readings of it are all here (see `fastw
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from types import MappingProxyType
 from typing import Any
@@ -18,21 +19,20 @@ import torch
 from torch import nn
 
 from fastweights.decay import Decay, Exponential, Factorial, PowerLaw, StepIndexed
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
-from fastweights.experiments.retrieval_study.effects import Effect, difference
-from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
-from fastweights.experiments.retrieval_study.pictures import dots, learning_curves
-from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
-from fastweights.experiments.retrieval_study.study import RetrievalStudy
-from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.experiments.associative_retrieval import (
+    FAST_WEIGHTS,
+    RetrievalConfig,
+    RetrievalStudy,
+    baseline,
+    fast_weights,
+)
 from fastweights.lab.experiment import Result
+from fastweights.lab.findings import Contrast, Finding, Published, by_seed
+from fastweights.lab.study import Arm
 from fastweights.report.figures import ARM_STYLES, new_figure
-from fastweights.report.section import Claim, Picture, Section
-from fastweights.report.statistics import Interval, mean_interval
-from fastweights.tasks import binding_free_ceiling
+from fastweights.report.section import Claim, Picture
+from fastweights.report.verdicts import OURS, TOLERANCE, Bound
 from fastweights.training.metrics import updates_to
-
-__all__ = ["ARMS", "PUBLISHED_ACCURACIES", "Consolidation"]
 
 # Test accuracy in per cent by arm and K: their table 1. The width is not stated; ours is 50.
 PUBLISHED_ACCURACIES: Mapping[tuple[str, int], float] = {
@@ -76,18 +76,17 @@ def _arms() -> dict[str, Arm]:
             options = {} if rate is None else {"write_rate": rate}
             arms[f"{key}-{name}"] = Arm(
                 f"{label}, η {'by rule' if rate is None else f'= {rate:g}'}",
+                fast_weights(decay=decay(), **options),
                 5e-3,
                 0.1,
-                fast_weights(decay=decay(), **options),
             )
-    arms["recipe"] = Arm("exponential 0.99, η by rule", 5e-3, 0.1, fast_weights())
-    arms["layer-norm-rnn"] = Arm("layer-norm RNN", 5e-3, 0.1, fast_weights(memory="none"))
-    arms["rnn"] = Arm("RNN", 1e-3, 0.0, lambda c, i, h: nn.RNN(i, h))
+    arms["recipe"] = dataclasses.replace(FAST_WEIGHTS, label="exponential 0.99, η by rule")
+    arms["layer-norm-rnn"] = Arm("layer-norm RNN", fast_weights(memory="none"), 5e-3, 0.1)
+    arms["rnn"] = Arm("RNN", baseline(nn.RNN), 1e-3)
     return arms
 
 
 ARMS: Mapping[str, Arm] = _arms()
-
 
 # What fails at one write rate with four pairs fails at all of them.
 VIABLE = tuple(f"{decay}-{rate}" for decay in ("exponential", "power-law") for rate in RATES)
@@ -111,6 +110,37 @@ def k26() -> RetrievalConfig:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Faster:
+    """Whether one arm gets to 90 % in fewer updates than another, in every seed."""
+
+    claim: str
+    ours: str
+    theirs: str
+    published: str
+
+    def row(self, results: Sequence[Result], **options: Any) -> Claim | None:
+        """The row, if both have finished and one gets there."""
+        runs = [by_seed(results, arm, **options).values() for arm in (self.ours, self.theirs)]
+        reached = [[updates_to(v["curve"], 0.9) for v in values] for values in runs]
+        known = [[u for u in updates if u is not None] for updates in reached]
+        if not all(runs) or not any(known):
+            return None
+        texts = [
+            f"{median(k):,.0f} ({len(k)} of {len(r)} seeds)" if k else f"never ({len(r)} seeds)"
+            for k, r in zip(known, reached, strict=True)
+        ]
+        # A network that does not get there within its updates is slower than any that does.
+        first, second = ([math.inf if u is None else u for u in updates] for updates in reached)
+        verdict = "undecided"
+        if max(first) < min(second):
+            verdict = "holds"
+        elif min(first) > max(second):
+            verdict = "does not hold"
+        n = min(len(first), len(second))
+        return Claim(self.claim, self.published, " and ".join(texts), n, verdict)
+
+
 class Consolidation(RetrievalStudy):
     """The experiment."""
 
@@ -121,116 +151,82 @@ class Consolidation(RetrievalStudy):
     presets: Mapping[str, Callable[[], Any]] = MappingProxyType({"quick": k4, "k3": k3, "k26": k26})
     seeds: Mapping[str, int] = MappingProxyType({"quick": 10, "k3": 10, "k26": 5})
 
-    def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
-        ceiling = float(binding_free_ceiling(config.num_pairs))
-        pairs = config.num_pairs
-        drawn = tuple(arm for arm in DRAWN if arm in config.arms) or config.arms
-        curves = dataclasses.replace(config, arms=drawn)
-        return Section(
-            title=f"{self.title}, K = {pairs}",
-            intro=(
-                "Four decays of the memory, crossed with three write rates. The published network "
-                "changes both at once: a power law with η = 1 in the place of an exponential decay "
-                f"with η = 0.5. The binding-free ceiling is {100 * ceiling:.2f} %. “By rule” is "
-                "η = 1 / Σ r(k) over the ages k of a sequence."
-            ),
-            claims=[
-                claim for size in config.hidden_sizes for claim in _claims(pairs, size, results)
-            ],
-            tables=tables_of(ARMS, config, results),
-            pictures=[
-                *(
-                    picture
-                    for size in config.hidden_sizes
-                    for picture in (
-                        dots(ARMS, config, results, size, ceiling, self.name),
-                        learning_curves(ARMS, curves, results, size, ceiling, self.name),
-                    )
-                ),
-                _decays_picture(),
-            ],
-            chosen="validation data, seeds below 300",
-            notes=[
-                "Verdicts on accuracies: “agrees” if the published one lies within our interval "
-                f"widened by {TOLERANCE} points. On claims: “holds” if the whole interval is on "
-                "the claimed side, “does not hold” if it is on the other, else “undecided”.",
-                "The hidden size of the published networks is not stated.",
-            ],
+    def heading(self, config: RetrievalConfig) -> str:
+        return f"{self.title}, K = {config.num_pairs}"
+
+    def intro(self, config: RetrievalConfig) -> str:
+        return (
+            "Four decays of the memory, crossed with three write rates. The published network "
+            "changes both at once: a power law with η = 1 in the place of an exponential decay "
+            f"with η = 0.5. The binding-free ceiling is {100 * config.ceiling:.2f} %. “By rule” is "
+            "η = 1 / Σ r(k) over the ages k of a sequence."
         )
 
+    def notes(self, config: RetrievalConfig) -> list[str]:
+        return [
+            "Verdicts on accuracies: “agrees” if the published one lies within our interval "
+            f"widened by {TOLERANCE} points. On claims: “holds” if the whole interval is on "
+            "the claimed side, “does not hold” if it is on the other, else “undecided”.",
+            "The hidden size of the published networks is not stated.",
+        ]
 
-def _claims(pairs: int, size: int, results: Sequence[Result]) -> list[Claim]:
-    claims = []
-    cells = {arm: values for (arm, r), values in finished(results).items() if r == size and values}
-    for (arm, k), published in PUBLISHED_ACCURACIES.items():
-        if k != pairs or arm not in cells:
-            continue
-        words = f"K = {pairs}, {ARMS[arm].label}: test accuracy in per cent"
-        accuracies = [100 * v["test_accuracy"] for v in cells[arm]]
-        claims.append(beside_published(words, published, accuracies, "accuracy"))
-    for new, old, names, published in COMPARED:
-        if new not in cells or old not in cells:
-            continue
-        better = difference(Effect("", (new,), (old,)), size, results)
-        if better is not None:
-            words = f"K = {pairs}: {names} is more accurate; points of accuracy"
-            more = "more" if published else "—"
-            claims.append(
-                Claim(words, more, better.text(2, 100), better.n, _verdict(better, 0, above=True))
+    def contrasts(self, config: RetrievalConfig) -> list[Finding]:
+        pairs = config.num_pairs
+        rows: list[Finding] = [
+            Published(
+                f"K = {pairs}, {ARMS[arm].label}: test accuracy in per cent",
+                arm,
+                published,
+                lambda v: 100 * v["test_accuracy"],
+                "accuracy",
             )
-        faster = "faster" if published else "—"
-        claims += _convergence(f"K = {pairs}: {names}", faster, cells[new], cells[old])
-    if FW in cells and FW2 in cells:
-        claims.append(_cost(pairs, cells[FW2], cells[FW]))
-    return claims
+            for (arm, k), published in PUBLISHED_ACCURACIES.items()
+            if k == pairs
+        ]
+        for new, old, names, told in COMPARED:
+            rows += [
+                Contrast(
+                    f"K = {pairs}: {names} is more accurate; points of accuracy",
+                    new,
+                    old,
+                    "test_accuracy",
+                    Bound(at_least=0, strict=True),
+                    "more" if told else OURS,
+                    scale=100,
+                    digits=2,
+                ),
+                Faster(
+                    f"K = {pairs}: {names} converges faster; median updates to 90 % of both "
+                    "(holds if every seed does)",
+                    new,
+                    old,
+                    "faster" if told else OURS,
+                ),
+            ]
+        cost = Contrast(
+            f"K = {pairs}: FW2 comes with no additional cost; seconds of training, FW2 / FW (holds "
+            "if the whole interval is below 1.1)",
+            FW2,
+            FW,
+            "seconds",
+            Bound(at_most=1.1, strict=True),
+            "1",
+            digits=2,
+            compare=operator.truediv,
+        )
+        return [*rows, cost]
 
-
-def _verdict(interval: Interval, limit: float, *, above: bool) -> str:
-    """Whether the whole interval is on the claimed side of the limit."""
-    if interval.low is None or interval.high is None:
-        return "undecided"
-    if interval.low > limit:
-        return "holds" if above else "does not hold"
-    if interval.high < limit:
-        return "does not hold" if above else "holds"
-    return "undecided"
-
-
-def _convergence(
-    names: str, published: str, new: Sequence[dict[str, Any]], old: Sequence[dict[str, Any]]
-) -> list[Claim]:
-    """Whether the new one gets to 90 % in fewer updates, seed by seed."""
-    reached = [[updates_to(v["curve"], 0.9) for v in values] for values in (new, old)]
-    known = [[u for u in updates if u is not None] for updates in reached]
-    if not any(known):
-        return []
-    ours = [
-        f"{median(k):,.0f} ({len(k)} of {len(r)} seeds)" if k else f"never ({len(r)} seeds)"
-        for k, r in zip(known, reached, strict=True)
-    ]
-    # A network that does not get there within its updates is slower than any that does.
-    first, second = ([float("inf") if u is None else u for u in updates] for updates in reached)
-    verdict = "undecided"
-    if max(first) < min(second):
-        verdict = "holds"
-    elif min(first) > max(second):
-        verdict = "does not hold"
-    words = f"{names} converges faster; median updates to 90 % of both (holds if every seed does)"
-    return [Claim(words, published, " and ".join(ours), min(len(new), len(old)), verdict)]
-
-
-def _cost(pairs: int, new: Sequence[dict[str, Any]], old: Sequence[dict[str, Any]]) -> Claim:
-    """What the new decay costs."""
-    seconds = [[v["seconds"] for v in values] for values in (new, old)]
-    ratio = mean_interval([a / b for a, b in zip(*seconds, strict=False)])
-    return Claim(
-        f"K = {pairs}: FW2 comes with no additional cost; seconds of training, FW2 / FW (holds "
-        "if the whole interval is below 1.1)",
-        "1",
-        ratio.text(),
-        ratio.n,
-        _verdict(ratio, 1.1, above=False),
-    )
+    def pictures(self, config: RetrievalConfig, results: Sequence[Result]) -> list[Picture]:
+        drawn = [arm for arm in DRAWN if arm in config.arms]
+        both = [
+            picture
+            for size in config.hidden_sizes
+            for picture in (
+                self.accuracies(config, results, size),
+                self.learning_curves(config, results, size, drawn or config.arms),
+            )
+        ]
+        return [*both, _decays_picture()]
 
 
 def _decays_picture() -> Picture:

@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from fastweights.decay import Decay, Exponential, Factorial, PowerLaw
-from fastweights.experiments.retrieval import ARMS
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
-from fastweights.experiments.retrieval_study.networks import Retriever, fast_weights
-from fastweights.experiments.retrieval_study.training import schedule_of
+from fastweights.experiments.associative_retrieval import (
+    FAST_WEIGHTS,
+    RetrievalConfig,
+    Retriever,
+    fast_weights,
+    schedule_of,
+)
 from fastweights.tasks import AssociativeRetrieval, Split
 from fastweights.training.loop import train
 
@@ -70,7 +73,7 @@ def train_network(
     folder: Path,
     writer: Any,
 ) -> dict[str, Any]:
-    """Train by the recipe of `fastweights.experiments.retrieval`, and ask for each pair.
+    """Train by the recipe of the studies of associative retrieval, and ask for each pair.
 
     Args:
         decay: how the fast weights fade.
@@ -93,7 +96,7 @@ def train_network(
     build = fast_weights(decay=decay.make(), write_rate=rate)
     layer = build(recipe, task.vocabulary_size, hidden_size)
     model = Retriever(layer, task.vocabulary_size, recipe.head_size, task.num_classes)
-    schedule = schedule_of(ARMS["fast-weights"], recipe)
+    schedule = schedule_of(recipe, FAST_WEIGHTS, hidden_size)
     splits = task.build(seed)
     result = train(
         model, splits, schedule, seed=seed, folder=folder, device=torch.device("cpu"), writer=writer

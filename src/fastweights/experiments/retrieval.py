@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
-from fastweights.experiments.retrieval_study.networks import Arm, fast_weights
-from fastweights.experiments.retrieval_study.pictures import learning_curves
-from fastweights.experiments.retrieval_study.published import TOLERANCE, beside_published
-from fastweights.experiments.retrieval_study.rivals import rivals_tables
-from fastweights.experiments.retrieval_study.study import RetrievalStudy
-from fastweights.experiments.retrieval_study.tables import finished, tables_of
+from fastweights.experiments.associative_retrieval import (
+    FAST_WEIGHTS,
+    RetrievalConfig,
+    RetrievalStudy,
+    baseline,
+    fast_weights,
+)
+from fastweights.experiments.baseline_table import baseline_table
 from fastweights.lab.experiment import Result
+from fastweights.lab.findings import Published
+from fastweights.lab.study import Arm
 from fastweights.nn.baselines import AttentionLSTM, LayerNormLSTM, irnn
-from fastweights.report.section import Claim, Section
-from fastweights.tasks import binding_free_ceiling
-
-__all__ = ["ARMS", "PUBLISHED_ERRORS", "Retrieval", "long", "narrow", "paper", "quick"]
+from fastweights.report.section import Picture, Table
+from fastweights.report.verdicts import TOLERANCE
 
 # Test error in per cent at K = 4 by arm and hidden size. Second-hand: recalled from the paper's
 # table 1, which was not at hand; a 2016 article on a lecture prints 1.18 for fast weights at 20.
@@ -64,16 +64,16 @@ def long() -> RetrievalConfig:
 
 
 ARMS: Mapping[str, Arm] = {
-    "fast-weights": Arm("fast weights", 5e-3, 0.1, fast_weights()),
-    "identity": Arm("identity (A = I)", 5e-3, 0.1, fast_weights(memory="identity")),
-    "layer-norm-rnn": Arm("layer-norm RNN", 5e-3, 0.1, fast_weights(memory="none")),
-    "irnn": Arm("IRNN", 2.5e-3, 0.0, lambda c, i, h: irnn(i, h)),
-    "lstm": Arm("LSTM", 2e-2, 0.0, lambda c, i, h: nn.LSTM(i, h)),
-    "gru": Arm("GRU", 2e-2, 0.0, lambda c, i, h: nn.GRU(i, h)),
-    "layer-norm-lstm": Arm("layer-norm LSTM", 1e-2, 0.0, lambda c, i, h: LayerNormLSTM(i, h)),
-    "attention-lstm": Arm("attention LSTM", 1e-2, 0.0, lambda c, i, h: AttentionLSTM(i, h)),
+    "fast-weights": FAST_WEIGHTS,
+    "identity": Arm("identity (A = I)", fast_weights(memory="identity"), 5e-3, 0.1),
+    "layer-norm-rnn": Arm("layer-norm RNN", fast_weights(memory="none"), 5e-3, 0.1),
+    "irnn": Arm("IRNN", baseline(irnn), 2.5e-3),
+    "lstm": Arm("LSTM", baseline(nn.LSTM), 2e-2),
+    "gru": Arm("GRU", baseline(nn.GRU), 2e-2),
+    "layer-norm-lstm": Arm("layer-norm LSTM", baseline(LayerNormLSTM), 1e-2),
+    "attention-lstm": Arm("attention LSTM", baseline(AttentionLSTM), 1e-2),
 }
-RIVALS = ("irnn", "lstm", "attention-lstm", "layer-norm-lstm", "gru")
+BASELINES = ("irnn", "lstm", "attention-lstm", "layer-norm-lstm", "gru")
 TABLE_1 = ("irnn", "lstm", "attention-lstm", "fast-weights", "layer-norm-lstm", "gru")
 
 
@@ -89,45 +89,48 @@ class Retrieval(RetrievalStudy):
     )
     seeds: Mapping[str, int] = MappingProxyType({"quick": 3, "narrow": 5, "long": 10, "paper": 10})
 
-    def section(self, config: RetrievalConfig, results: Sequence[Result], folder: Path) -> Section:
-        ceiling = float(binding_free_ceiling(config.num_pairs))
-        return Section(
-            title=f"{self.title}, K = {config.num_pairs}",
-            intro=(
-                "A sequence of letter–digit pairs, two question marks and one of the letters; the "
-                "network answers with the digit that came with it. The binding-free ceiling, "
-                f"{100 * ceiling:.2f} %, is what knowing the digits without their letters can "
-                "reach: a network that stops there has learned the values and not the binding."
-            ),
-            claims=_claims(config, results),
-            tables=[
-                *tables_of(ARMS, config, results),
-                *rivals_tables(ARMS, "fast-weights", RIVALS, config.hidden_sizes, results),
-            ],
-            pictures=[
-                learning_curves(ARMS, config, results, size, ceiling, self.name)
-                for size in config.hidden_sizes
-            ],
-            chosen="validation data, seeds below 300",
-            notes=[
-                f"{config.train_size:,} / {config.validation_size:,} / {config.test_size:,} "
-                f"sequences to train, validate and test; {config.updates:,} updates of "
-                f"{config.batch_size}. Settings and learning rates were chosen on validation "
-                "data, accuracies are on test data.",
-                "Published errors are second-hand (recalled from the paper's table 1). Verdict: "
-                "“agrees” if the published error lies within our 95 % interval widened by "
-                f"{TOLERANCE} points, otherwise “lower error” or “higher error”.",
-            ],
+    def heading(self, config: RetrievalConfig) -> str:
+        return f"{self.title}, K = {config.num_pairs}"
+
+    def intro(self, config: RetrievalConfig) -> str:
+        return (
+            "A sequence of letter–digit pairs, two question marks and one of the letters; the "
+            "network answers with the digit that came with it. The binding-free ceiling, "
+            f"{100 * config.ceiling:.2f} %, is what knowing the digits without their letters can "
+            "reach: a network that stops there has learned the values and not the binding."
         )
 
+    def notes(self, config: RetrievalConfig) -> list[str]:
+        return [
+            f"{config.train_size:,} / {config.validation_size:,} / {config.test_size:,} "
+            f"sequences to train, validate and test; {config.updates:,} updates of "
+            f"{config.batch_size}. Settings and learning rates were chosen on validation "
+            "data, accuracies are on test data.",
+            "Published errors are second-hand (recalled from the paper's table 1). Verdict: "
+            "“agrees” if the published error lies within our 95 % interval widened by "
+            f"{TOLERANCE} points, otherwise “lower error” or “higher error”.",
+        ]
 
-def _claims(config: RetrievalConfig, results: Sequence[Result]) -> list[Claim]:
-    claims = []
-    for (arm, size), values in finished(results).items():
-        published = PUBLISHED_ERRORS.get((arm, size))
-        if published is None or config.num_pairs != 4 or not values:
-            continue
-        words = f"{ARMS[arm].label}, R = {size}: test error in per cent"
-        errors = [100 * (1 - v["test_accuracy"]) for v in values]
-        claims.append(beside_published(words, published, errors, "error"))
-    return claims
+    def contrasts(self, config: RetrievalConfig) -> list[Published]:
+        return [
+            Published(
+                f"{ARMS[arm].label}, R = {size}: test error in per cent",
+                arm,
+                PUBLISHED_ERRORS[arm, size],
+                lambda v: 100 * (1 - v["test_accuracy"]),
+                "error",
+                where={"hidden_size": size},
+            )
+            for size in config.hidden_sizes
+            for arm in config.arms
+            if config.num_pairs == 4 and (arm, size) in PUBLISHED_ERRORS
+        ]
+
+    def tables(self, config: RetrievalConfig, results: Sequence[Result]) -> list[Table]:
+        return [
+            *super().tables(config, results),
+            *baseline_table(self, "fast-weights", BASELINES, config, results),
+        ]
+
+    def pictures(self, config: RetrievalConfig, results: Sequence[Result]) -> list[Picture]:
+        return [self.learning_curves(config, results, size) for size in config.hidden_sizes]

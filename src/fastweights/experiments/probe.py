@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastweights.experiments.retrieval_study.networks import Retriever
+from fastweights.experiments.associative_retrieval import Retriever
 from fastweights.tasks import Split, Splits
-
-__all__ = ["known_before_the_letter"]
 
 _UNITS, _UPDATES, _BATCH, _RATE, _DECAY = 100, 1500, 128, 3e-3, 0.1
 _READ = 40_000  # training sequences that the probe is fitted on

@@ -1,1 +1,0 @@
-"""What experiments on associative retrieval share: settings, networks, training, tables, curves."""
