@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from fastweights.experiments.retrieval_study.config import RetrievalConfig
 
 from fastweights.decay import PowerLaw
 from fastweights.experiments.associative_retrieval import RetrievalConfig
