@@ -127,6 +127,7 @@ def _network_table(
 def _state_size(arm: Arm, config: RetrievalConfig, hidden_size: int) -> int:
     """How many numbers a layer carries for one sequence, after its last token."""
     task = task_of(config)
+    config = dataclasses.replace(config, inner_steps=min(config.inner_steps, 1))  # carry nothing
     device = "cpu" if hidden_size <= SMALL else "meta"  # slower, but holds and computes nothing
     with torch.device(device), torch.no_grad():
         layer = arm.build(config, task.vocabulary_size, hidden_size)
