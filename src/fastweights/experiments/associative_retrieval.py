@@ -348,6 +348,7 @@ def _updates_to(level: float, runs: Sequence[Values]) -> str:
 def state_size(config: RetrievalConfig, arm: Arm, hidden_size: int) -> int:
     """How many numbers a layer carries for one sequence, after its last token."""
     task = config.task()
+    config = dataclasses.replace(config, inner_steps=min(config.inner_steps, 1))  # carry nothing
     device = "cpu" if hidden_size <= SMALL else "meta"  # slower, but holds and computes nothing
     with torch.random.fork_rng(devices=()), torch.device(device), torch.no_grad():
         layer = arm.build(config, task.vocabulary_size, hidden_size)

@@ -54,7 +54,11 @@ def checked(call: Call) -> tuple[Call, str | None]:
         ValueError, TypeError: the tensors do not fit together, which kernels trust them to.
     """
     rate = call.write_rate
-    if not isinstance(rate, (Tensor, float)) or (type(rate) is float and not math.isfinite(rate)):
+    if not (
+        torch.compiler.is_compiling()  # where a number may be a symbol
+        or isinstance(rate, Tensor)
+        or (type(rate) is float and math.isfinite(rate))
+    ):
         call = call._replace(write_rate=check_number("write_rate", rate))
     parts = _parts(call)
     drive = call.drive
