@@ -106,7 +106,10 @@ class Catch(gymnasium.Env):
         (0, 1.0, True)
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"]}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,
+    }
 
     def __init__(
         self, size: int = 16, blank_after: int = 3, render_mode: str | None = None
