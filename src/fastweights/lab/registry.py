@@ -30,6 +30,7 @@ EXPERIMENTS: Mapping[str, str] = MappingProxyType(
         "language": "fastweights.experiments.language:Language",
         "sorting": "fastweights.experiments.sorting_and_copying:Sorting",
         "copying": "fastweights.experiments.sorting_and_copying:Copying",
+        "catch": "fastweights.experiments.catch:Catch",
     }
 )
 
