@@ -52,7 +52,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(collections|enum|fractions|matplotlib|nn|np|npt|numpy|os|pathlib|torch|typing)\..*",
     ),
-    (r"py:class", r"Tensor|fastweights\.training\.config\.C"),
+    (r"py:class", r"Tensor|fastweights\.training\.(config\.C|schedule\.Settings)"),
 ]
 
 # Pages that lie outside this folder, by what stands for them in it.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastweights.training.environment import environment
+from fastweights.lab.environment import environment
 from mnist_deblurring_report import figure, table
 from rich.console import Console
 from rich.progress import Progress

@@ -35,8 +35,9 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        x, y: the curve of a run.
-        axes: their labels, limits and title, as `Axes.set` takes them.
+        x: of the curve of a run.
+        y: of the same points.
+        axes: their labels, limits and title, as ``Axes.set`` takes them.
         level: a dotted line for chance or a ceiling.
         level_label: what stands at it.
         finish: what else to do to the axes.
@@ -55,7 +56,9 @@ class Curves:
     """A figure of all arms.
 
     Attributes:
-        name, alt, caption: of the picture.
+        name: of the picture.
+        alt: text that stands in for it.
+        caption: text below it.
         panels: side by side.
         means: the mean over seeds with its interval and a marker, instead of a line per seed.
         unfinished: draw runs that did not finish as far as they came, with a cross at the end;

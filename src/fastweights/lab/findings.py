@@ -85,7 +85,7 @@ class Column:
         of: the number of a run.
         scale: what numbers are multiplied by.
         digits: after the point, of a mean with its interval.
-        form: of a mean without an interval, as `str.format` takes it, e.g. "{:,.0f}".
+        form: of a mean without an interval, as ``str.format`` takes it, e.g. "{:,.0f}".
 
     Example:
         >>> runs = [{"accuracy": 0.5, "parameters": 1200}, {"accuracy": 0.5, "parameters": 1200}]
@@ -274,13 +274,14 @@ class Contrast:
 
     Attributes:
         claim: in words, with the bound that it is judged by.
-        ours, theirs: the arms.
+        ours: the arm.
+        theirs: the arm that it is compared with.
         of: the number of a run.
         rule: which verdict on the difference.
         published: what was published.
         scale: what printed differences are multiplied by.
         digits: of these after the point.
-        compare: `operator.truediv` for by how many times it differs.
+        compare: ``operator.truediv`` for by how many times it differs.
     """
 
     claim: str

@@ -65,8 +65,8 @@ class Axis:
     Attributes:
         option: its name in the options of a unit, such as "hidden_size".
         setting: the configuration's list of values, such as "hidden_sizes".
-        name, label: of a value in the names of folders and in what people read, as `str.format`
-            takes them.
+        name: of a value in the names of folders, as ``str.format`` takes it.
+        label: of a value in what people read, as ``str.format`` takes it.
         head: of its column in the table of all networks.
     """
 

@@ -41,7 +41,8 @@ class Bound:
     """A claim that a number lies between two bounds.
 
     Attributes:
-        at_least, at_most: the bounds.
+        at_least: the lower bound.
+        at_most: the upper bound.
         strict: whether the number must lie beyond the bounds and not on them.
 
     Example:
@@ -58,7 +59,7 @@ class Bound:
     strict: bool = False
 
     def verdict(self, interval: Interval) -> str:
-        """By `BOUND_RULE`."""
+        """By ``BOUND_RULE``."""
         low, high = interval.low, interval.high
         if low is None or high is None:
             return "undecided"
@@ -86,7 +87,7 @@ class EffectSize:
     small: float = SMALL
 
     def verdict(self, interval: Interval) -> str:
-        """By `EFFECT_RULE`."""
+        """By ``EFFECT_RULE``."""
         if interval.low is None or interval.high is None:
             return "unclear"
         if interval.low > self.small:
@@ -104,7 +105,8 @@ class Agreement:
     Attributes:
         figure: the other's.
         tolerance: how far the interval may miss it by.
-        below, above: verdicts where ours is lower and where it is higher.
+        below: the verdict where ours is lower.
+        above: the verdict where ours is higher.
 
     Example:
         >>> Agreement(0.943).verdict(Interval(0.95, 0.94, 0.96, n=30))
