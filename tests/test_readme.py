@@ -28,7 +28,7 @@ EXAMPLES = [
 def test_both_commands_are_there_after_a_virtual_environment() -> None:
     for command in (
         'pip install -e ".[lab]" && fastweights run retrieval',
-        'pip install -e ".[test]" && pytest',
+        'pip install -e ".[test]" && pytest -n auto',
     ):
         assert f"python3 -m venv .venv && . .venv/bin/activate\n{command}\n" in README
 
