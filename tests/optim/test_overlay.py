@@ -375,9 +375,9 @@ def test_per_sample_refuses_what_it_cannot_tell_apart() -> None:
         pass
     with pytest.raises(ValueError, match="no overlay 'aa'"), overlays.per_sample(["aa"]):
         pass
-    with pytest.raises(ValueError, match=r"3 overlays: the input of 0 has the shape \(2, 6\)"):
-        with overlays.per_sample(["a", "b", "a"]):
-            model(torch.randn(2, 6))
+    message = r"3 overlays: the input of 0 has the shape \(2, 6\)"
+    with pytest.raises(ValueError, match=message), overlays.per_sample(["a", "b", "a"]):
+        model(torch.randn(2, 6))
     overlays.use("a")
     assert torch.equal(model(torch.ones(2, 6)), model(torch.ones(2, 6)))  # all is as before
     with pytest.raises(RuntimeError, match="'a' changed buffers"), overlays.per_sample(["a"]):

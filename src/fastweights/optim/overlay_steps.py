@@ -19,6 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from fastweights.optim.overlay_parts import Part, State, part_of
 
@@ -31,8 +35,8 @@ def watch_steps() -> None:
     """Have overlays fade after the steps of optimizers in this process."""
     global _watching
     if not _watching:
-        torch.optim.optimizer.register_optimizer_step_pre_hook(_before)
-        torch.optim.optimizer.register_optimizer_step_post_hook(_after)
+        register_optimizer_step_pre_hook(_before)
+        register_optimizer_step_post_hook(_after)
         _watching = True
 
 
