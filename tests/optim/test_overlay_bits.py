@@ -18,7 +18,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 class Many(nn.Module):
     """A layer of each kind, statistics, a buffer that counts, and tied weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.tokens = nn.Embedding(7, 4)
         self.convolve = nn.Conv1d(4, 6, 3, padding=1)
@@ -27,6 +27,7 @@ class Many(nn.Module):
         self.out = nn.Linear(4, 7, bias=False)
         self.out.weight = self.tokens.weight
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.to(dtype)
         self.register_buffer("rotation", torch.polar(torch.ones(3), torch.arange(3.0)))
 
     def forward(self, x: Tensor, *, broken: bool = False) -> Tensor:
@@ -65,7 +66,7 @@ def test_slow_weights_and_buffers_never_change_by_a_bit(
     dtype: torch.dtype, modules: list, calls: list[str], frozen: bool
 ) -> None:
     torch.manual_seed(3)
-    model = Many().to(dtype)
+    model = Many(dtype)
     model.requires_grad_(not frozen)
     x = torch.randint(7, (4, 5))
     model(x)  # statistics that are not what they start with

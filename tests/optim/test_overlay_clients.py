@@ -73,12 +73,12 @@ def test_the_trainer_of_transformers(tmp_path: Path, checkpointing: bool) -> Non
     model = language_model().requires_grad_(False)
     before, first = state_of(model), loss_of(model)
     overlay = Overlay(model, rank=4, modules=["q_proj", "v_proj", "down_proj"], half_life=100)
-    optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.05)
+    optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.2)
     trainer = transformers.Trainer(
         model=model,
         args=transformers.TrainingArguments(
             output_dir=str(tmp_path),
-            max_steps=20,
+            max_steps=30,
             per_device_train_batch_size=4,
             gradient_accumulation_steps=2,
             gradient_checkpointing=checkpointing,
@@ -93,7 +93,7 @@ def test_the_trainer_of_transformers(tmp_path: Path, checkpointing: bool) -> Non
     )
     fades = overlay._state._fades
     trainer.train()
-    assert overlay._state._fades - fades == 20, "one fading for each update, not for each batch"
+    assert overlay._state._fades - fades == 30, "one fading for each update, not for each batch"
     model.eval()
     assert loss_of(model) < first - 0.1
     with overlay.off():

@@ -303,6 +303,7 @@ class Overlay:
                 where it would change that one too; nothing is changed.
         """
         self._check_there()
+        reshard(self._model)  # or FSDP2 would show whole copies, and forget what they get
         weights = new_weights(self._model, self._state)
         for weight, value in weights.values():
             weight.copy_(value)

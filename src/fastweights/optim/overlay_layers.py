@@ -53,6 +53,9 @@ class Kind:
         """ΔW in the shape of the layer's weight."""
         return b @ a
 
+    def __reduce__(self) -> Any:  # copied and pickled by name
+        return kind_called, (self.name,)
+
 
 class _Linear(Kind):
     name = "linear"

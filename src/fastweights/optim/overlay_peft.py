@@ -127,10 +127,11 @@ def _factors(config: dict[str, Any], tensors: dict[str, Tensor], model: nn.Modul
         names[key.removeprefix(_PREFIX).removesuffix(end)] = None
     if not names:
         raise ValueError("it has no layers")
-    factors: Factors = {}
     for name in names:
         if name not in named:
             raise ValueError(f"the model has no layer {name!r:.120}{near(name, list(named))}")
+    factors: Factors = {}
+    for name in (name for name in named if name in names):
         layer = named[name]
         kind = _kind(name, layer)
         key_a, key_b = (f"{_PREFIX}{name}.{key}" for key in _keys(kind))
