@@ -601,3 +601,36 @@ def test_names_patterns_and_types() -> None:
 
 def test_it_is_there_for_users() -> None:
     assert {"Overlay", "Overlays"} <= set(fastweights.__all__)
+
+
+def test_stacks_of_a_batch_follow_what_is_learned() -> None:
+    model = network().eval()
+    overlays = users(model, "ab")
+    x = torch.randn(3, 6)
+    with overlays.per_sample(["a", "b", "a"]), torch.no_grad():
+        first = model(x)
+        assert torch.equal(model(x), first)
+        overlays["a"].relax(updates=3)
+        second = model(x)
+        assert not torch.allclose(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+        learn(overlays["b"], seed=9)
+        assert not torch.allclose(second[1], model(x)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_without_gradients_the_same_is_computed_faster(dtype: torch.dtype, rows: int) -> None:
+    model = network().to(dtype).eval()
+    overlay = Overlay(model, rank=2, modules=nn.Linear, half_life=3)
+    learn(overlay)
+    x = torch.randn(rows, 6).to(dtype)
+    kept = x.clone()
+    expected = model(x).detach()
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)
+    assert torch.equal(x, kept)
+    weights = [p.detach().clone() for p in model.parameters()]
+    with torch.inference_mode():
+        model(x)
+    assert all(map(torch.equal, weights, model.parameters()))

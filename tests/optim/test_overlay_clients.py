@@ -43,7 +43,7 @@ def gpt() -> Any:
     )
 
 
-def texts(count: int = 8) -> list[dict[str, Tensor]]:
+def texts(count: int = 4) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(32, (count, 10), generator=generator)
     return [{"input_ids": row, "labels": row} for row in tokens]
@@ -72,14 +72,16 @@ def test_the_trainer_of_transformers(tmp_path: Path, checkpointing: bool) -> Non
     pytest.importorskip("accelerate")
     model = language_model().requires_grad_(False)
     before, first = state_of(model), loss_of(model)
-    overlay = Overlay(model, rank=4, modules=["q_proj", "v_proj", "down_proj"], half_life=100)
+    overlay = Overlay(
+        model, rank=4, modules=["q_proj", "v_proj", "down_proj", "lm_head"], half_life=100
+    )
     optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.2)
     trainer = transformers.Trainer(
         model=model,
         args=transformers.TrainingArguments(
             output_dir=str(tmp_path),
             max_steps=30,
-            per_device_train_batch_size=4,
+            per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             gradient_checkpointing=checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,

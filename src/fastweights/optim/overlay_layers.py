@@ -27,6 +27,7 @@ class Kind:
     name = ""
     fading = 1  # which of the factors starts at zero and fades: 0 is A, 1 is B
     rank_axis = 0  # of A; that of B is 1
+    spatial = False  # whether it convolves
 
     def sizes(self, layer: Any) -> tuple[tuple[int, ...], int]:
         """The shape of one row of A, and the rows of B."""
@@ -41,11 +42,20 @@ class Kind:
         row, outputs = self.sizes(layer)
         return min(math.prod(row), outputs)
 
-    def add(self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The output with one overlay for the whole batch."""
+    def add(
+        self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor, *, fresh: bool = False
+    ) -> Tensor:
+        """The output with one overlay for the whole batch.
+
+        ``fresh`` says that the output is nobody else's, and may be changed.
+        """
         raise NotImplementedError
 
-    def add_each(self, layer: Any, x: Tensor, out: Tensor, factors: Sequence[Factors]) -> Tensor:
+    def stack(self, factors: Sequence[Factors]) -> tuple[Any, Tensor]:
+        """The factors of each sample, for `add_each`."""
+        return torch.stack([a for a, _ in factors]), torch.stack([b for _, b in factors])
+
+    def add_each(self, layer: Any, x: Tensor, out: Tensor, a: Any, b: Tensor) -> Tensor:
         """The output with an overlay for each sample of the batch."""
         raise NotImplementedError
 
@@ -63,13 +73,14 @@ class _Linear(Kind):
     def sizes(self, layer: Any) -> tuple[tuple[int, ...], int]:
         return (layer.in_features,), layer.out_features
 
-    def add(self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return _project(out, F.linear(x, a), b)
+    def add(
+        self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor, *, fresh: bool = False
+    ) -> Tensor:
+        return _project(out, F.linear(x, a), b, fresh=fresh)
 
-    def add_each(self, layer: Any, x: Tensor, out: Tensor, factors: Sequence[Factors]) -> Tensor:
-        a = torch.stack([a for a, _ in factors]).to(x.dtype)
+    def add_each(self, layer: Any, x: Tensor, out: Tensor, a: Any, b: Tensor) -> Tensor:
         hidden = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a.mT)
-        return _project_each(out, hidden, factors)
+        return _project_each(out, hidden, b)
 
 
 class _Transposed(_Linear):
@@ -96,14 +107,18 @@ class _Embedding(Kind):
         (tokens,), outputs = self.sizes(layer)
         return (tokens, rank), (outputs, rank)  # a token's code in one piece of memory
 
-    def add(self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return _project(out, F.embedding(x, a, layer.padding_idx), b)
+    def add(
+        self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor, *, fresh: bool = False
+    ) -> Tensor:
+        return _project(out, F.embedding(x, a, layer.padding_idx), b, fresh=fresh)
 
-    def add_each(self, layer: Any, x: Tensor, out: Tensor, factors: Sequence[Factors]) -> Tensor:
-        rows = zip(x, factors, strict=True)
-        codes = [F.embedding(row, a, layer.padding_idx) for row, (a, _) in rows]
-        hidden = torch.stack(codes).to(out.dtype)
-        return _project_each(out, hidden.reshape(len(codes), -1, hidden.shape[-1]), factors)
+    def stack(self, factors: Sequence[Factors]) -> tuple[Any, Tensor]:
+        return [a for a, _ in factors], torch.stack([b for _, b in factors])  # A has all tokens
+
+    def add_each(self, layer: Any, x: Tensor, out: Tensor, a: Any, b: Tensor) -> Tensor:
+        rows = zip(x, a, strict=True)
+        codes = torch.stack([F.embedding(row, own, layer.padding_idx) for row, own in rows])
+        return _project_each(out, codes.reshape(len(a), -1, codes.shape[-1]), b)
 
     def dense(self, layer: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         return a @ b.mT
@@ -111,6 +126,8 @@ class _Embedding(Kind):
 
 class _Conv(Kind):
     """A convolution by A into r channels, of every group, and then by B at every place."""
+
+    spatial = True
 
     def __init__(self, dimensions: int) -> None:
         self.name = f"conv{dimensions}d"
@@ -120,18 +137,17 @@ class _Conv(Kind):
     def sizes(self, layer: Any) -> tuple[tuple[int, ...], int]:
         return (layer.in_channels // layer.groups, *layer.kernel_size), layer.out_channels
 
-    def add(self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def add(
+        self, layer: Any, x: Tensor, out: Tensor, a: Tensor, b: Tensor, *, fresh: bool = False
+    ) -> Tensor:
         a = a.repeat(layer.groups, *[1] * (self._dimensions + 1))
         x, padding = _padded(layer, x)
         hidden = self._convolve(x, a, None, layer.stride, padding, layer.dilation, layer.groups)
         b = b[(..., *[None] * self._dimensions)]
         return out + self._convolve(hidden, b, groups=layer.groups).to(out.dtype)
 
-    def add_each(self, layer: Any, x: Tensor, out: Tensor, factors: Sequence[Factors]) -> Tensor:
-        n, groups = len(factors), layer.groups
-        a = torch.stack([a for a, _ in factors]).to(x.dtype)
-        b = torch.stack([b for _, b in factors]).to(x.dtype)
-        rank = b.shape[-1]
+    def add_each(self, layer: Any, x: Tensor, out: Tensor, a: Any, b: Tensor) -> Tensor:
+        n, groups, rank = len(a), layer.groups, b.shape[-1]
         a = a[:, None].expand(n, groups, *a.shape[1:]).flatten(0, 2)
         x, padding = _padded(layer, x)
         together = x.reshape(1, n * x.shape[1], *x.shape[2:])  # samples as groups of channels
@@ -146,19 +162,21 @@ class _Conv(Kind):
         return (b @ a.flatten(1)).unflatten(1, a.shape[1:])
 
 
-def _project(out: Tensor, hidden: Tensor, b: Tensor) -> Tensor:
+def _project(out: Tensor, hidden: Tensor, b: Tensor, *, fresh: bool) -> Tensor:
     """``out + hidden Bᵀ``: in one pass over the output, where that loses none of its digits."""
     if not _one_dtype(out, hidden):
         return out + F.linear(hidden, b).to(out.dtype)
-    rows = out.reshape(-1, out.shape[-1])
-    return torch.addmm(rows, hidden.reshape(-1, hidden.shape[-1]), b.mT).view(out.shape)
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    if fresh and out.is_contiguous():
+        out.view(-1, out.shape[-1]).addmm_(hidden, b.mT)
+        return out
+    return torch.addmm(out.reshape(-1, out.shape[-1]), hidden, b.mT).view(out.shape)
 
 
-def _project_each(out: Tensor, hidden: Tensor, factors: Sequence[Factors]) -> Tensor:
-    b = torch.stack([b for _, b in factors]).to(hidden.dtype)
+def _project_each(out: Tensor, hidden: Tensor, b: Tensor) -> Tensor:
     if not _one_dtype(out, hidden):
         return out + torch.bmm(hidden, b.mT).view(out.shape).to(out.dtype)
-    rows = out.reshape(len(factors), -1, out.shape[-1])
+    rows = out.reshape(len(hidden), -1, out.shape[-1])
     return torch.baddbmm(rows, hidden, b.mT).view(out.shape)
 
 

@@ -144,16 +144,17 @@ class Part:
             # The gradient is that of the faded factor, which is what the optimizer will move.
             faded = faded + (left - 1.0) * faded.detach()
             a, b = (a, faded) if self._fading else (faded, b)
-        if dtype is not None:
+        if dtype is not None and a.dtype != dtype:
             a, b = a.to(dtype), b.to(dtype)
         return a, b
 
     def move(self, device: torch.device) -> None:
         """Follow the layer to another device, as parameters of a module do."""
-        for factor in (self.a, self.b):
-            factor.data = factor.data.to(device)
-            if factor.grad is not None:
-                factor.grad.data = factor.grad.data.to(device)
+        with torch.inference_mode(False):
+            for factor in (self.a, self.b):
+                factor.data = factor.data.to(device)
+                if factor.grad is not None:
+                    factor.grad.data = factor.grad.data.to(device)
 
     def _average(self, factor: Tensor) -> None:
         """Average a gradient over the processes that train together."""
@@ -177,12 +178,14 @@ class Selection:
         states: all overlays, in the order in which they were attached.
         on: the names of those that are on, in that order.
         samples: the overlay of each sample of a batch, inside `Overlays.per_sample`.
+        stacks: the factors of the samples, layer by layer, while nothing learns.
     """
 
     def __init__(self, buffers: Buffers) -> None:
         self.states: dict[str, State] = {}
         self.on: tuple[str, ...] = ()
         self.samples: tuple[str | None, ...] | None = None
+        self.stacks: dict[str, tuple[Any, Any, Tensor]] = {}
         self.buffers = buffers
 
     @property
@@ -196,7 +199,7 @@ class Selection:
         """Switch on exactly these."""
         names = tuple(name for name in self.states if name in on)
         self.buffers.change(model, self.key, names if samples is None else None)
-        self.on, self.samples = names, samples
+        self.on, self.samples, self.stacks = names, samples, {}
 
 
 class Site:
@@ -218,32 +221,76 @@ class Site:
             part = self.parts.get(name)
             if part is not None:
                 x = _input(args, kwargs, out)
-                out = self.kind.add(layer, x, out, *self._factors(part, x, out))
+                dtype = self._follow(part, x, out)
+                if dtype is not None and x.is_floating_point() and x.dtype != dtype:
+                    x = x.to(dtype)
+                fresh = not torch.is_grad_enabled() and _is_fresh(layer)
+                out = self.kind.add(layer, x, out, *part.factors(dtype), fresh=fresh)
         return out
 
-    def _factors(self, part: Part, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    def _follow(self, part: Part, x: Tensor, out: Tensor) -> torch.dtype | None:
+        """Put the factors where the layer is; the dtype to compute in, None for autocast's."""
         if part.a.device != out.device and not torch.compiler.is_compiling():
             part.move(out.device)
-        dtype = x.dtype if x.is_floating_point() else out.dtype
-        # Autocast casts by itself, and once where a layer is called several times.
-        return part.factors(None if torch.is_autocast_enabled(out.device.type) else dtype)
+        if torch.is_autocast_enabled(out.device.type):
+            return None  # casts by itself, and once where a layer is called several times
+        if not x.is_floating_point():
+            return out.dtype
+        if x.dtype in _HALVES and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            rows = x.numel() // max(1, x.shape[-1])
+            # Processors start up longer for half precision than they then compute.
+            return torch.float32 if rows < _FEW_ROWS and not self.kind.spatial else x.dtype
+        return x.dtype
 
     def _add_each(
         self, layer: nn.Module, x: Tensor, out: Tensor, samples: tuple[str | None, ...]
     ) -> Tensor:
         parts = [self.parts.get(name) if name is not None else None for name in samples]
-        there = next((part for part in parts if part is not None), None)
-        if there is None:
+        there = [part for part in parts if part is not None]
+        if not there:
             return out
         if x.dim() < 2 - (not x.is_floating_point()) or len(x) != len(samples):
             raise ValueError(
                 f"per_sample of {len(samples)} overlays: the input of {self.path or 'the model'} "
                 f"has the shape {tuple(x.shape)}, but must have a sample of the batch in each row"
             )
-        once = {id(part): self._factors(part, x, out) for part in parts if part is not None}
-        none = [torch.zeros_like(factor) for factor in once[id(there)]]
+        for part in there:
+            dtype = self._follow(part, x, out)
+        if dtype is not None and x.is_floating_point() and x.dtype != dtype:
+            x = x.to(dtype)
+        return self.kind.add_each(layer, x, out, *self._stack(parts, there, dtype))
+
+    def _stack(
+        self, parts: list[Part | None], there: list[Part], dtype: torch.dtype | None
+    ) -> tuple[Any, Tensor]:
+        """The factors of all samples, made once for many calls where nothing learns meanwhile."""
+        kept = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        kept = kept and not any(part.state.fading.by_clock for part in there)
+        if kept:
+            versions = (
+                dtype,
+                there[0].a.device,
+                [(part.a._version, part.b._version) for part in there],
+            )
+            found = self.selection.stacks.get(self.path)
+            if found is not None and found[0] == versions:
+                return found[1], found[2]
+        once = {id(part): part.factors(dtype) for part in there}
+        none = [torch.zeros_like(factor) for factor in once[id(there[0])]]
         factors = [once[id(part)] if part is not None else (none[0], none[1]) for part in parts]
-        return self.kind.add_each(layer, x, out, _of_one_rank(self.kind, factors))
+        a, b = self.kind.stack(_of_one_rank(self.kind, factors))
+        if kept:
+            self.selection.stacks[self.path] = versions, a, b
+        return a, b
+
+
+_HALVES = (torch.bfloat16, torch.float16)
+_FEW_ROWS = 16
+
+
+def _is_fresh(layer: nn.Module) -> bool:
+    """Whether the output of a layer is a tensor that it has just made, and keeps no other of."""
+    return type(layer) in (nn.Linear, nn.Embedding) and "forward" not in layer.__dict__
 
 
 def _of_one_rank(kind: Kind, factors: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
