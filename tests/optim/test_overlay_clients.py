@@ -75,12 +75,12 @@ def test_the_trainer_of_transformers(tmp_path: Path, checkpointing: bool) -> Non
     overlay = Overlay(
         model, rank=4, modules=["q_proj", "v_proj", "down_proj", "lm_head"], half_life=100
     )
-    optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.2)
+    optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.03)
     trainer = transformers.Trainer(
         model=model,
         args=transformers.TrainingArguments(
             output_dir=str(tmp_path),
-            max_steps=30,
+            max_steps=100,
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             gradient_checkpointing=checkpointing,
@@ -95,7 +95,7 @@ def test_the_trainer_of_transformers(tmp_path: Path, checkpointing: bool) -> Non
     )
     fades = overlay._state._fades
     trainer.train()
-    assert overlay._state._fades - fades == 30, "one fading for each update, not for each batch"
+    assert overlay._state._fades - fades == 100, "one fading for each update, not for each batch"
     model.eval()
     assert loss_of(model) < first - 0.1
     with overlay.off():

@@ -33,7 +33,10 @@ PEER_USERS = 20  # adding an adapter takes peft longer the more there are
 BATCH = 16
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _SIZES = {"width": 576, "inner": 1536, "layers": 4}  # of a model of 135 million weights, but layers
-_MANY = {"switch": ("overlay", "peft"), "per-sample": ("together", "one by one")}
+_MANY = {
+    "switch": ("overlay", "peft", ""),
+    "per-sample": ("together", "one by one", "alone"),
+}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -294,7 +297,7 @@ def _per_sample(sizes: dict[str, int], tokens: int, settings: Settings) -> dict[
     for i, name in enumerate(names):
         overlay = Overlay(model, rank=RANK, modules=_PROJECTIONS, half_life=200, name=name)
         _learn(overlay, i)
-    overlays = Overlays(model)
+    overlays, beneath = Overlays(model), _model(**sizes, device=settings.device)
     x = torch.randn(BATCH, tokens, sizes["width"], device=settings.device)
 
     def together() -> Tensor:
@@ -314,7 +317,7 @@ def _per_sample(sizes: dict[str, int], tokens: int, settings: Settings) -> dict[
         if not off <= 1e-5:
             raise Disagreement(f"samples are off by {off:.2g} of one at a time, allowed 1e-5")
         times = interleaved(
-            {"together": together, "one by one": one_by_one},
+            {"together": together, "one by one": one_by_one, "alone": lambda: beneath(x)},
             rounds=settings.rounds,
             budget=settings.budget,
             device=settings.device,
@@ -381,8 +384,9 @@ def _section(report: dict[str, Any]) -> Section:
             Table(
                 caption="Milliseconds to switch to another of a thousand overlays (peft: of "
                 f"{PEER_USERS} adapters), and for a batch of {BATCH} samples of 1 or 16 tokens "
-                "with an overlay each, together and one by one: median and quartiles.",
-                columns=("case", "threads", "overlays", "beside", "load"),
+                "with an overlay each, together, one by one, and the batch in the model alone: "
+                "median and quartiles.",
+                columns=("case", "threads", "overlays", "beside", "model alone", "load"),
                 rows=many,
             ),
         ],
@@ -403,7 +407,7 @@ def _goals(timed: Sequence[dict[str, Any]]) -> Iterator[Goal]:
         if "cycles" in row:
             goal = f"bits changed by {row['cycles']:,} cycles"
             yield Goal(row["case"], goal, "0", str(row["changed"]), row["changed"] == 0)
-        elif "peft" in median and "alone" in median:
+        elif "peft" in median and "alone" in median:  # not where peft is absent
             times = median["overlay"] / median["peft"]
             goal = "forward, beside peft's unmerged adapter"
             yield Goal(case, goal, "≤ 1.0×", f"{times:.2f}×", times <= 1.0)

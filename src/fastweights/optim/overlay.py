@@ -46,9 +46,9 @@ class Overlay:
     and new knowledge enters at its full strength: f ← (1 − h)(f + Δf), as in Hinton and Plaut's
     "Using fast weights to deblur old memories" (1987).
 
-    It works by forward hooks. The model's modules, parameters and ``state_dict()`` stay what they are;
-    buffers that change in a rehearsal (BatchNorm's running statistics) belong to the overlay, and
-    the state that the model saves is the state beneath it.
+    It works by forward hooks. The model's modules, parameters and ``state_dict()`` stay what they
+    are; buffers that change in a rehearsal (BatchNorm's running statistics) belong to the overlay,
+    and the state that the model saves is the state beneath it.
 
     Args:
         model: any module. Its parameters need no gradients: ``model.requires_grad_(False)`` saves

@@ -47,7 +47,8 @@ class Kind:
     ) -> Tensor:
         """The output with one overlay for the whole batch.
 
-        ``fresh`` says that the output is nobody else's, and may be changed.
+        ``fresh`` says that the output is nobody else's and may be changed, and that no autocast
+        decides what a product is computed in.
         """
         raise NotImplementedError
 
@@ -164,13 +165,13 @@ class _Conv(Kind):
 
 def _project(out: Tensor, hidden: Tensor, b: Tensor, *, fresh: bool) -> Tensor:
     """``out + hidden Bᵀ``: in one pass over the output, where that loses none of its digits."""
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    if fresh and hidden.dtype == out.dtype and out.is_contiguous():
+        out.view(-1, out.shape[-1]).addmm_(rows, b.mT)
+        return out
     if not _one_dtype(out, hidden):
         return out + F.linear(hidden, b).to(out.dtype)
-    hidden = hidden.reshape(-1, hidden.shape[-1])
-    if fresh and out.is_contiguous():
-        out.view(-1, out.shape[-1]).addmm_(hidden, b.mT)
-        return out
-    return torch.addmm(out.reshape(-1, out.shape[-1]), hidden, b.mT).view(out.shape)
+    return torch.addmm(out.reshape(-1, out.shape[-1]), rows, b.mT).view(out.shape)
 
 
 def _project_each(out: Tensor, hidden: Tensor, b: Tensor) -> Tensor:

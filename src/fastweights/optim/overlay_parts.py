@@ -224,7 +224,7 @@ class Site:
                 dtype = self._follow(part, x, out)
                 if dtype is not None and x.is_floating_point() and x.dtype != dtype:
                     x = x.to(dtype)
-                fresh = not torch.is_grad_enabled() and _is_fresh(layer)
+                fresh = dtype is not None and not torch.is_grad_enabled() and _is_fresh(layer)
                 out = self.kind.add(layer, x, out, *part.factors(dtype), fresh=fresh)
         return out
 
