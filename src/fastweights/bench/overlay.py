@@ -357,10 +357,7 @@ def _section(report: dict[str, Any]) -> Section:
     many = [
         [row["case"], str(row["threads"]), *_times(row, *names), load_text(row)]
         for row in timed
-        for start, *names in [
-            ("switch", "overlay", "peft"),
-            ("per-sample", "together", "one by one"),
-        ]
+        for start, names in _MANY.items()
         if row["case"].startswith(start)
     ]
     return Section(
