@@ -179,6 +179,22 @@ def test_a_step_that_a_scaler_skips_fades_nothing(fused: bool) -> None:
         assert overlay.norm() == pytest.approx(expected, rel=1e-6)
 
 
+def test_gradients_are_used_up_by_a_step_and_forgotten_with_the_models() -> None:
+    """Trainers call the model's zero_grad, and the model does not have these parameters."""
+    model = network()
+    overlay, _ = still(model)
+    params = overlay.parameters()
+    optimizer = torch.optim.SGD(params[::2], lr=0.1)
+    model(torch.randn(5, 6)).sum().backward()
+    optimizer.step()
+    assert [p.grad is None for p in params] == [True, False] * 2
+    assert model[0].weight.grad is not None
+    model.zero_grad()
+    assert all(p.grad is None for p in (*params, *model.parameters()))
+    overlay.remove()
+    assert "zero_grad" not in vars(model)
+
+
 class Outer(torch.optim.Optimizer):
     """Has the same parameters as the optimizer that it calls, as SAM and Lookahead do."""
 

@@ -306,6 +306,22 @@ def test_copies_have_overlays_of_their_own() -> None:
     assert torch.equal(model(x), expected)
 
 
+def test_a_pickled_overlay_fades_in_another_process(tmp_path: Path) -> None:
+    model = network()
+    overlay = Overlay(model, rank=2, modules=nn.Linear, half_life=1)
+    learn(overlay)
+    torch.save(model, tmp_path / "model.pt")
+    code = (
+        "import sys, torch; model = torch.load(sys.argv[1], weights_only=False); "
+        "import fastweights; overlay = fastweights.Overlays(model)['default']; "
+        "norm = overlay.norm(); torch.optim.SGD(overlay.parameters(), lr=0.1).step(); "
+        "print(overlay.norm() / norm)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.pt")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert float(told) == pytest.approx(0.5)
+
+
 def test_copying_a_layer_copies_no_model() -> None:
     model = network()
     overlay = Overlay(model, rank=2, modules=nn.Linear, half_life=3)

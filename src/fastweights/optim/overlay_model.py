@@ -13,7 +13,6 @@ from torch import nn
 from fastweights.optim.overlay_buffers import Buffers, LoadedBuffers
 from fastweights.optim.overlay_files import Factors
 from fastweights.optim.overlay_parts import Part, Selection, Site, State
-from fastweights.optim.overlay_steps import watch_steps
 
 __all__ = ["attach", "check_name", "detach", "selection_of", "unwrapped", "without"]
 
@@ -28,6 +27,7 @@ def attach(model: nn.Module, state: State, factors: Factors) -> None:
         model.register_state_dict_post_hook(selection.buffers)
         model.register_load_state_dict_pre_hook(LoadedBuffers(selection.buffers))
         model.__dict__[_SELECTION] = selection
+        model.__dict__.setdefault("zero_grad", _ZeroGrad(model, selection))
     anew = False
     for path, (layer, kind, a, b) in factors.items():
         site = _site_of(layer)
@@ -44,7 +44,6 @@ def attach(model: nn.Module, state: State, factors: Factors) -> None:
     selection.show(model, {*selection.on, state.name}, selection.samples)
     if anew:
         _compile_anew()
-    watch_steps()
 
 
 def detach(model: nn.Module, state: State) -> None:
@@ -67,7 +66,23 @@ def detach(model: nn.Module, state: State) -> None:
             if isinstance(getattr(hook, "hook", hook), LoadedBuffers):
                 _unhook(model._load_state_dict_pre_hooks, hook)
         del model.__dict__[_SELECTION]
+        if isinstance(model.__dict__.get("zero_grad"), _ZeroGrad):
+            del model.__dict__["zero_grad"]
     state.removed = True
+
+
+class _ZeroGrad:
+    """``zero_grad`` of a model with overlays: trainers mean all that learns by it."""
+
+    def __init__(self, model: nn.Module, selection: Selection) -> None:
+        self._model = model
+        self._selection = selection
+
+    def __call__(self, set_to_none: bool = True) -> None:
+        type(self._model).zero_grad(self._model, set_to_none)
+        for state in self._selection.states.values():
+            for part in state.parts.values():
+                part.a.grad = part.b.grad = None
 
 
 def _unhook(hooks: dict[int, Any], hook: Any, *others: dict[int, Any]) -> None:

@@ -19,14 +19,15 @@ __all__ = ["Part", "Selection", "Site", "State", "first_factors", "part_of"]
 
 _TINY = 1e-30  # below it, fading would only make numbers that processors are slow with
 
-# The factor that fades, by its id, for whoever sees an optimizer move it.
+# By the ids of their factors, for whoever sees an optimizer move one.
 _PARTS: weakref.WeakValueDictionary[int, Part] = weakref.WeakValueDictionary()
 
 
 def part_of(parameter: Tensor) -> Part | None:
-    """The part of an overlay whose fading factor this is."""
+    """The part of an overlay that has this factor."""
     part = _PARTS.get(id(parameter))
-    return part if part is not None and part.fading is parameter else None
+    mine = part is not None and (part.a is parameter or part.b is parameter)
+    return part if mine else None
 
 
 def first_factors(
@@ -124,8 +125,11 @@ class Part:
         self._register()
 
     def _register(self) -> None:
-        _PARTS[id(self.fading)] = self
+        from fastweights.optim.overlay_steps import watch_steps  # which asks for parts
+
+        watch_steps()
         for factor in (self.a, self.b):
+            _PARTS[id(factor)] = self
             factor.register_post_accumulate_grad_hook(self._average)
 
     @property

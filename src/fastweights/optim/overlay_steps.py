@@ -1,4 +1,7 @@
-"""Fading after each of an optimizer's steps, whichever optimizer moves the factors.
+"""What follows each of an optimizer's steps, whichever optimizer moves the factors: they fade.
+
+And their gradients are used up. Trainers call ``zero_grad`` of the model, whose parameters these
+are not, and would add up gradients for ever.
 
 Torch calls hooks of every optimizer's step; ours is one for all optimizers, because an optimizer is
 made after the overlay whose parameters it gets, and nobody tells the overlay. It looks for factors
@@ -8,7 +11,7 @@ of overlays among the optimizer's parameters.
   is no step, and nothing fades. Fused optimizers are called all the same, and told by
   ``found_inf``.
 - Optimizers that call another one inside their step make one step of the two: only the outermost of
-  those that have a factor fades it. Who is inside whom is read off the stack of calls, and not
+  those that have a factor ends it. Who is inside whom is read off the stack of calls, and not
   remembered, since a step that raises an exception never says that it has ended.
 """
 
@@ -51,26 +54,30 @@ def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     moved = _moved_by(optimizer)
     if not moved:
         return
-    outer = _steps_around(optimizer)
-    for state, parts in moved.items():
-        fading = state.fading
-        mine = [p for p in parts if not any(_has(other, p) for other in outer)]
-        if not fading.by_clock and mine:
-            state.fade(_unless_skipped(optimizer, fading.keep(1.0), mine[0]), mine)
+    outer = {
+        id(p)
+        for other in _steps_around(optimizer)
+        for group in other.param_groups
+        for p in group["params"]
+    }
+    for state, factors in moved.items():
+        last = [(part, factor) for part, factor in factors if id(factor) not in outer]
+        fading = [part for part, factor in last if factor is part.fading]
+        if fading and not state.fading.by_clock:
+            state.fade(_unless_skipped(optimizer, state.fading.keep(1.0), fading[0]), fading)
+        for _, factor in last:
+            factor.grad = None
 
 
-def _moved_by(optimizer: torch.optim.Optimizer) -> dict[State, list[Part]]:
-    moved: dict[State, list[Part]] = {}
+def _moved_by(optimizer: torch.optim.Optimizer) -> dict[State, list[tuple[Part, Tensor]]]:
+    """The factors that an optimizer has, by overlay."""
+    moved: dict[State, list[tuple[Part, Tensor]]] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             part = part_of(parameter)
             if part is not None and not part.state.removed:
-                moved.setdefault(part.state, []).append(part)
+                moved.setdefault(part.state, []).append((part, parameter))
     return moved
-
-
-def _has(optimizer: torch.optim.Optimizer, part: Part) -> bool:
-    return any(p is part.fading for group in optimizer.param_groups for p in group["params"])
 
 
 def _unless_skipped(optimizer: torch.optim.Optimizer, keep: float, part: Part) -> float | Tensor:
