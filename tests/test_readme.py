@@ -13,9 +13,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def examples(page: Path) -> list[str]:
-    """Each stands alone, but those of the tutorial, which are one program."""
+    """Each stands alone, but those of a tutorial, which are one program."""
     found = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return ["".join(found)] if page.stem == "tutorial" else found
+    return ["".join(found)] if page.stem.startswith("tutorial") else found
 
 
 EXAMPLES = [

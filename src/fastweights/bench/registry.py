@@ -7,13 +7,14 @@ from types import MappingProxyType
 
 from fastweights.bench.base import Benchmark
 from fastweights.bench.optimizer import OptimizerStep
+from fastweights.bench.overlay import OverlayUse
 from fastweights.bench.recurrence import Recurrence
 from fastweights.bench.tasks import Generators
 from fastweights.training.config import ConfigError, nearest
 
 __all__ = ["BENCHMARKS", "find"]
 
-_ALL: tuple[Benchmark, ...] = (Recurrence(), OptimizerStep(), Generators())
+_ALL: tuple[Benchmark, ...] = (Recurrence(), OptimizerStep(), OverlayUse(), Generators())
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({b.name: b for b in _ALL})
 
 
