@@ -310,7 +310,8 @@ template <class Real> class Backward {
       if (active[r]->since[t - start] == k) p.clear(active[r]->gradient);  // forgotten before step t
   }
 
-  void fetch(Index sample, Index t) const {
+  // Inline, or g++ takes a function that only fetches ahead for one that does nothing.
+  FW_INLINE void fetch(Index sample, Index t) const {
     const Index at = t * p.batch + sample;
     if (p.call.doutput) prefetch(p.in(p.call.doutput) + at * p.width, p.width);
     if (p.steps) prefetch(p.query(sample, t, 0), p.steps * p.width);

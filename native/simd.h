@@ -19,6 +19,7 @@
 #endif
 
 #define FW_INLINE inline __attribute__((always_inline))
+#define FW_ALWAYS __attribute__((always_inline))
 #define FW_RESTRICT __restrict__
 #define FW_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
