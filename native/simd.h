@@ -118,10 +118,11 @@ template <class Real> FW_INLINE void store(Real *p, Vec<Real> x, Index n) {
 }
 #endif
 
-// A row that is wanted a step later. Those of one sample stand far apart, which no cache foresees.
-template <class Real> FW_INLINE void prefetch(const Real *row, Index count) {
-  for (Index i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(row + i);
-  __builtin_prefetch(row + count - 1);
+// A row that is wanted a step later, to be read or written. Those of one sample stand far apart, which
+// no cache foresees.
+template <bool written = false, class Real> FW_INLINE void prefetch(const Real *row, Index count) {
+  for (Index i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(row + i, written);
+  __builtin_prefetch(row + count - 1, written);
 }
 
 template <class Real> FW_INLINE Vec<Real> relu(Vec<Real> x) {
