@@ -19,7 +19,7 @@ template <class Real> void narrow_backward(void *call);
 template <class Real> bool fits_narrow(Index width) {
   static const bool halves = __builtin_cpu_is("amdfam19h");
   const Index vectors = (2 * width + kWidth<Real> - 1) / kWidth<Real>;
-  return halves && vectors % 2 && vectors < 32;
+  return halves && vectors % 2 && vectors < 8;
 }
 #else
 template <class Real> void narrow_forward(void *) {}
