@@ -171,8 +171,10 @@ template <class Real> class Forward {
       if (t + 1 < s.length) {
         prefetch(p.in(p.call.source) + (at + p.batch) * features, features);
         prefetch<true>(p.out(p.call.output) + (at + p.batch) * p.width, p.width);
-        if (p.call.kept && p.steps) prefetch<true>(p.query(s.number, t + 1, 0), p.steps * p.width);
-        if (p.call.kept && p.norms) prefetch<true>(p.normed(s.number, t + 1, 0), p.norms * p.width);
+        if (p.call.kept) {
+          if (p.steps) prefetch<true>(p.query(s.number, t + 1, 0), p.steps * p.width);
+          if (p.norms) prefetch<true>(p.normed(s.number, t + 1, 0), p.norms * p.width);
+        }
       }
       if (p.call.input_weight) {
         input[n] = p.in(p.call.source) + at * p.features;

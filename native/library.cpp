@@ -1,5 +1,5 @@
 // The entry points: all that Python sees. Each kernel takes one pointer to its arguments, and is
-// entered by several threads at once (work.h); it throws nothing and allocates nothing.
+// entered by several threads at once (work.h); it throws nothing.
 #include "backward.h"
 #include "slow_fast.h"
 

@@ -63,7 +63,7 @@ FW_INLINE void add_vectors(const Real *history, Index padded, Index first, Index
           padded, &to);
 }
 
-// Calls found as above for all of them, and then to += Σ_τ factor(τ) h(τ) with the factors that it
+// Calls found(i, scores) for all of them, and then to += Σ_τ factor(τ) h(τ) with the factors that it
 // left. The sum stays in registers, and a vector is fetched for both while it is near.
 template <class Real, Index queries, Index vectors, class Found>
 void read_of(const Real *history, Index first, Index last, const Real *const *query, Found found,
@@ -95,7 +95,8 @@ FW_INLINE void read_any(const Real *history, Index padded, Index first, Index la
   if constexpr (vectors <= kMostFused) {
     if (padded == vectors * kWidth<Real>)
       return read_of<Real, queries, vectors>(history, first, last, query, found, factor, to);
-    return read_any<Real, queries, vectors + 1>(history, padded, first, last, query, found, factor, to);
+    return read_any<Real, queries, vectors + 1>(history, padded, first, last, query, found, factor,
+                                                to);
   }
   all_scores<Real, queries>(history, padded, first, last, query, found);
   add_vectors(history, padded, first, last, factor, to);

@@ -18,8 +18,8 @@
 #include <immintrin.h>
 #endif
 
-#define FW_INLINE inline __attribute__((always_inline))
-#define FW_ALWAYS __attribute__((always_inline))
+#define FW_ALWAYS __attribute__((always_inline))  // behind the parameters of a lambda
+#define FW_INLINE inline FW_ALWAYS
 #define FW_RESTRICT __restrict__
 #define FW_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
