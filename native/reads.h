@@ -11,7 +11,7 @@
 namespace fastweights { inline namespace FW_SET {
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr Index kMostFused = 16;  // 32 registers
+constexpr Index kMostFused = 8;  // vectors of a sum, beside which two queries' scores fit
 #else
 constexpr Index kMostFused = 0;
 #endif
@@ -81,8 +81,7 @@ void read_of(const Real *history, Index first, Index last, const Real *const *qu
     }
     first += rows;
   };
-  constexpr Index most = vectors > 8 && queries > 1 ? kTogether / 2 : kTogether;
-  while (first + most <= last) take(std::integral_constant<Index, most>());
+  while (first + kTogether <= last) take(std::integral_constant<Index, kTogether>());
   if (last - first >= 4) take(std::integral_constant<Index, 4>());
   if (last - first >= 2) take(std::integral_constant<Index, 2>());
   if (last > first) take(std::integral_constant<Index, 1>());
