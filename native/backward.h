@@ -30,10 +30,12 @@ template <class Real> class Backward {
       p.call.fail();
     }
     for (Index group; (group = p.call.claim()) < groups_;) {
-      sums_ = enough ? static_cast<Real *>(calloc(sum_places(nullptr), sizeof(Real))) : nullptr;
+      const Index count = sum_places(nullptr);
+      sums_ = enough ? static_cast<Real *>(pool.take(count * sizeof(Real))) : nullptr;
       p.call.sums[group] = sums_;
       if (sums_) {
         sum_places(sums_);
+        memset(sums_, 0, count * sizeof(Real));
         const Index end = std::min((group + 1) * per_group_, p.batch);
         for (Index at = group * per_group_; at < end; at += kRows)
           tile(at, std::min(kRows, end - at));
@@ -308,7 +310,8 @@ template <class Real> class Backward {
       if (active[r]->since[t - start] == k) p.clear(active[r]->gradient);  // forgotten before step t
   }
 
-  void fetch(Index sample, Index t) const {
+  // Inline, or g++ takes a function that only fetches ahead for one that does nothing.
+  FW_INLINE void fetch(Index sample, Index t) const {
     const Index at = t * p.batch + sample;
     if (p.call.doutput) prefetch(p.in(p.call.doutput) + at * p.width, p.width);
     if (p.steps) prefetch(p.query(sample, t, 0), p.steps * p.width);
@@ -524,7 +527,7 @@ template <class Real> class Backward {
       total(&Sums::fades, p.call.dfades, 1, p.components * (p.chunk + 1), 0);
       gather_rates();
     }
-    for (Index group = 0; group < groups_; ++group) free(p.call.sums[group]);
+    for (Index group = 0; group < groups_; ++group) pool.give(p.call.sums[group]);
   }
 
   void total(Real *Sums::*which, void *to, Index rows, Index columns, Index stride) {
@@ -580,6 +583,6 @@ template <class Real> class Backward {
   Sample samples_[kRows] = {};
 };
 
-template <class Real> void recurrence_backward(Recurrence &call) { Backward<Real>(call).run(); }
+template <class Real> void backward(Recurrence &call) { Backward<Real>(call).run(); }
 
 }}  // namespace fastweights::FW_SET

@@ -1,9 +1,8 @@
 // What a call of the recurrence consists of, as Python hands it over, and what follows from it.
 #pragma once
 
-#include <stdlib.h>
-
 #include "products.h"
+#include "scratch.h"
 #include "work.h"
 
 namespace fastweights { inline namespace FW_SET {
@@ -33,34 +32,6 @@ enum Memory { kHebbian, kFixed, kNone };
 
 constexpr Index kMostGroups = 16;
 constexpr Index kSlack = 16;  // numbers behind a sample's kept vectors, which whole vectors overrun
-
-// One block of memory, handed out in pieces: lay everything out once to learn the size, allocate,
-// lay it out again.
-class Scratch {
- public:
-  Scratch() = default;
-  Scratch(const Scratch &) = delete;
-  Scratch &operator=(const Scratch &) = delete;
-  ~Scratch() { free(memory_); }
-
-  bool allocate() {
-    memory_ = static_cast<char *>(malloc(used_ + kLine));
-    if (!memory_) return false;
-    start_ = memory_ + (kLine - reinterpret_cast<uintptr_t>(memory_) % kLine) % kLine;
-    used_ = 0;
-    return true;
-  }
-
-  template <class Number> void take(Number *&piece, Index count) {
-    if (start_) piece = reinterpret_cast<Number *>(start_ + used_);
-    used_ += (count * sizeof(Number) + kLine - 1) / kLine * kLine;
-  }
-
- private:
-  static constexpr size_t kLine = 64;
-  char *memory_ = nullptr, *start_ = nullptr;
-  size_t used_ = 0;
-};
 
 // A call with its numbers' type, and the sizes that both passes need.
 template <class Real> struct Problem {

@@ -168,7 +168,14 @@ template <class Real> class Forward {
         s.since = k;
       }
       const Index at = t * p.batch + s.number, features = p.source_width();
-      if (t + 1 < s.length) prefetch(p.in(p.call.source) + (at + p.batch) * features, features);
+      if (t + 1 < s.length) {
+        prefetch(p.in(p.call.source) + (at + p.batch) * features, features);
+        prefetch<true>(p.out(p.call.output) + (at + p.batch) * p.width, p.width);
+        if (p.call.kept) {
+          if (p.steps) prefetch<true>(p.query(s.number, t + 1, 0), p.steps * p.width);
+          if (p.norms) prefetch<true>(p.normed(s.number, t + 1, 0), p.norms * p.width);
+        }
+      }
       if (p.call.input_weight) {
         input[n] = p.in(p.call.source) + at * p.features;
         p.copy(bias_, s.z);
@@ -181,7 +188,10 @@ template <class Real> class Forward {
     }
     product(n, p.width, hidden, 1, weight_, p.padded, z);
     if (p.call.input_weight) add_input(n, input, z);
-    for (Index r = 0; r < n; ++r) preliminary(*active[r], t, hidden[r]);
+    if (p.previous)
+      for (Index r = 0; r < n; ++r) p.copy(hidden[r], active[r]->v);
+    else
+      activate(n, active, &Sample::z, p.norm_preliminary, t, 0);
     for (Index i = 0; i < p.steps; ++i) {
       for (Index r = 0; r < n; ++r) {
         Sample &s = *active[r];
@@ -195,8 +205,7 @@ template <class Real> class Forward {
         for (Index r = 0; r < n; ++r) v[r] = active[r]->v, y[r] = active[r]->y;
         product(n, p.width, v, 1, fixed_, p.padded, y);
       }
-      for (Index r = 0; r < n; ++r)
-        activate(*active[r], active[r]->y, p.norm, t, p.norm_preliminary + i);
+      activate(n, active, &Sample::y, p.norm, t, p.norm_preliminary + i);
     }
     for (Index r = 0; r < n; ++r) {
       const Sample &s = *active[r];
@@ -222,11 +231,6 @@ template <class Real> class Forward {
     }
   }
 
-  void preliminary(Sample &s, Index t, const Real *hidden) {
-    if (p.previous) p.copy(hidden, s.v);
-    else activate(s, s.z, p.norm_preliminary, t, 0);
-  }
-
   // y += A(t) v
   void remember(Sample &s, Index k) {
     const Sight<Real> sight(p, s.since, k);
@@ -242,28 +246,39 @@ template <class Real> class Forward {
            scores_);
   }
 
-  // v = f(LN x), or f(x).
-  void activate(Sample &s, const Real *x, bool norm, Index t, Index number) {
+  // v = f(LN x), or f(x). All samples at a time, or each would wait for its sums and its root.
+  void activate(Index n, Sample *const *active, Real *Sample::*of, bool norm, Index t,
+                Index number) {
     if (!norm) {
-      for (Index i = 0; i < p.padded; i += kWidth<Real>) store(s.v + i, p.activation(load(x + i)));
+      for (Index r = 0; r < n; ++r)
+        for (Index i = 0; i < p.padded; i += kWidth<Real>)
+          store(active[r]->v + i, p.activation(load(active[r]->*of + i)));
       return;
     }
-    Vec<Real> sum{}, squares{};
-    for (Index i = 0; i < p.padded; i += kWidth<Real>) sum += load(x + i);
-    const Real mean = sum_of<Real>(sum) / p.width;
-    for (Index i = 0; i < p.padded; i += kWidth<Real>) {
-      const Vec<Real> centred = p.piece_of(load(x + i) - mean, i);
-      squares += centred * centred;
-      store(s.v + i, centred);
+    Vec<Real> sum[kRows] = {}, squares[kRows] = {};
+    Real mean[kRows], scale[kRows];
+    for (Index r = 0; r < n; ++r)
+      for (Index i = 0; i < p.padded; i += kWidth<Real>) sum[r] += load(active[r]->*of + i);
+    sums_to<Real, kRows>(mean, sum);
+    for (Real &m : mean) m /= p.width;
+    for (Index r = 0; r < n; ++r)
+      for (Index i = 0; i < p.padded; i += kWidth<Real>) {
+        const Vec<Real> centred = p.piece_of(load(active[r]->*of + i) - mean[r], i);
+        squares[r] += centred * centred;
+        store(active[r]->v + i, centred);
+      }
+    sums_to<Real, kRows>(scale, squares);
+    for (Real &s : scale) s = 1 / sqrt(s / p.width + Real(p.call.eps));
+    for (Index r = 0; r < n; ++r) {
+      const Sample &s = *active[r];
+      Real *kept = p.call.kept ? p.normed(s.number, t, number) : nullptr;
+      for (Index i = 0; i < p.padded; i += kWidth<Real>) {
+        const Vec<Real> normed = scale[r] * load(s.v + i);
+        if (kept) store(kept + i, normed);
+        store(s.v + i, p.activation(load(gain_ + i) * normed + load(norm_bias_ + i)));
+      }
+      if (kept) p.scale(s.number, t, number) = scale[r];
     }
-    const Real scale = 1 / sqrt(sum_of<Real>(squares) / p.width + Real(p.call.eps));
-    Real *kept = p.call.kept ? p.normed(s.number, t, number) : nullptr;
-    for (Index i = 0; i < p.padded; i += kWidth<Real>) {
-      const Vec<Real> normed = scale * load(s.v + i);
-      if (kept) store(kept + i, normed);
-      store(s.v + i, p.activation(load(gain_ + i) * normed + load(norm_bias_ + i)));
-    }
-    if (kept) p.scale(s.number, t, number) = scale;
   }
 
   // Zeros in what is kept of steps that this sample does not have, and behind it.
@@ -309,6 +324,6 @@ template <class Real> class Forward {
   Sample samples_[kRows] = {};
 };
 
-template <class Real> void recurrence(Recurrence &call) { Forward<Real>(call).run(); }
+template <class Real> void forward(Recurrence &call) { Forward<Real>(call).run(); }
 
 }}  // namespace fastweights::FW_SET

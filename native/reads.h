@@ -10,6 +10,11 @@
 
 namespace fastweights { inline namespace FW_SET {
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr Index kMostFused = 8;  // vectors of a sum, beside which two queries' scores fit
+#else
+constexpr Index kMostFused = 0;
+#endif
 constexpr Index kTogether = 8;  // vectors of a history whose scores are found together, at most
 
 // Calls found(i, scores) for the vectors first … last − 1, a few at a time from the i-th on:
@@ -58,15 +63,53 @@ FW_INLINE void add_vectors(const Real *history, Index padded, Index first, Index
           padded, &to);
 }
 
+// Calls found(i, scores) for all of them, and then to += Σ_τ factor(τ) h(τ) with the factors that it
+// left. The sum stays in registers, and a vector is fetched for both while it is near.
+template <class Real, Index queries, Index vectors, class Found>
+void read_of(const Real *history, Index first, Index last, const Real *const *query, Found found,
+             const Real *factor, Real *to) {
+  constexpr Index width = kWidth<Real>, padded = vectors * width;
+  Vec<Real> sum[vectors];
+  for (Index v = 0; v < vectors; ++v) sum[v] = load(to + v * width);
+  const auto take = [&]<Index rows>(std::integral_constant<Index, rows>) FW_ALWAYS {
+    scores_of<Real, rows, queries>(history, padded, first, query, found);
+    const Real *h = history + first * padded;
+    FW_UNROLL(8)
+    for (Index r = 0; r < rows; ++r) {
+      const Vec<Real> f = all(factor[first + r]);
+      for (Index v = 0; v < vectors; ++v) sum[v] += f * load(h + r * padded + v * width);
+    }
+    first += rows;
+  };
+  while (first + kTogether <= last) take(std::integral_constant<Index, kTogether>());
+  if (last - first >= 4) take(std::integral_constant<Index, 4>());
+  if (last - first >= 2) take(std::integral_constant<Index, 2>());
+  if (last > first) take(std::integral_constant<Index, 1>());
+  for (Index v = 0; v < vectors; ++v) store(to + v * width, sum[v]);
+}
+
+template <class Real, Index queries, Index vectors = 1, class Found>
+FW_INLINE void read_any(const Real *history, Index padded, Index first, Index last,
+                        const Real *const *query, Found found, const Real *factor, Real *to) {
+  if constexpr (vectors <= kMostFused) {
+    if (padded == vectors * kWidth<Real>)
+      return read_of<Real, queries, vectors>(history, first, last, query, found, factor, to);
+    return read_any<Real, queries, vectors + 1>(history, padded, first, last, query, found, factor,
+                                                to);
+  }
+  all_scores<Real, queries>(history, padded, first, last, query, found);
+  add_vectors(history, padded, first, last, factor, to);
+}
+
 // to += Σ_τ rate(τ) h(τ) (h(τ)·query) over the vectors first … last − 1, which `scores` has room for.
 template <class Real>
 void read(const Real *history, Index padded, Index first, Index last, const Real *rate,
           const Real *query, Real *to, Real *scores) {
-  all_scores<Real, 1>(history, padded, first, last, &query, [=](Index i, auto *found) {
+  const auto found = [=](Index i, auto *found) FW_ALWAYS {
     using Scores = std::remove_reference_t<decltype(*found)>;
     store_all(scores + i, Scores(load_all<Scores>(rate + i) * found[0]));
-  });
-  add_vectors(history, padded, first, last, scores, to);
+  };
+  read_any<Real, 1>(history, padded, first, last, &query, found, scores, to);
 }
 
 // Backwards, where the read's result has the gradient dy. The gradient of the query is the same
@@ -78,14 +121,14 @@ void read_back(const Real *history, Index padded, Index first, Index last, const
                const Real *query, const Real *dy, Real *dquery, Real *of_dy, Real *of_query,
                Real *drate) {
   const Real *both[2] = {query, dy};
-  all_scores<Real, 2>(history, padded, first, last, both, [=](Index i, auto *found) {
+  const auto found = [=](Index i, auto *found) FW_ALWAYS {
     using Scores = std::remove_reference_t<decltype(*found)>;
     const Scores rates = load_all<Scores>(rate + i);
     store_all(of_dy + i, Scores(rates * found[0]));
     store_all(of_query + i, Scores(rates * found[1]));
     if (drate) store_all(drate + i, Scores(load_all<Scores>(drate + i) + found[0] * found[1]));
-  });
-  add_vectors(history, padded, first, last, of_query, dquery);
+  };
+  read_any<Real, 2>(history, padded, first, last, both, found, of_query, dquery);
 }
 
 }}  // namespace fastweights::FW_SET

@@ -18,7 +18,8 @@
 #include <immintrin.h>
 #endif
 
-#define FW_INLINE inline __attribute__((always_inline))
+#define FW_ALWAYS __attribute__((always_inline))  // behind the parameters of a lambda
+#define FW_INLINE inline FW_ALWAYS
 #define FW_RESTRICT __restrict__
 #define FW_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
@@ -27,9 +28,12 @@
 #define FW_UNROLL(times) FW_PRAGMA(GCC unroll times)
 #endif
 
-// A namespace of its own for each instruction set: were two ever linked into one program, no
-// function of one may stand in for the other's.
-#if defined(__AVX512F__)
+// A namespace of its own for each instruction set and width: were two ever linked into one program,
+// no function of one may stand in for the other's.
+#if defined(__AVX512F__) && defined(FW_NARROW)
+#define FW_VECTOR_BYTES 32
+#define FW_SET avx512_narrow
+#elif defined(__AVX512F__)
 #define FW_VECTOR_BYTES 64
 #define FW_SET avx512
 #elif defined(__AVX2__)
@@ -71,7 +75,7 @@ template <class Real> FW_INLINE Vec<Real> load(const Real *p) {
 template <class Real> FW_INLINE void store(Real *p, Vec<Real> x) { memcpy(p, &x, sizeof x); }
 
 // The first n < kWidth lanes; the others are zero, or left alone in memory.
-#if defined(__AVX512F__)
+#if FW_VECTOR_BYTES == 64
 FW_INLINE Vec<float> load(const float *p, Index n) {
   return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
 }
@@ -84,7 +88,7 @@ FW_INLINE void store(float *p, Vec<float> x, Index n) {
 FW_INLINE void store(double *p, Vec<double> x, Index n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)x);
 }
-#elif defined(__AVX2__)
+#elif FW_VECTOR_BYTES == 32
 alignas(32) inline constexpr int32_t kTail[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 FW_INLINE __m256i tail_mask(Index words) {  // the first so many of eight
   return _mm256_loadu_si256((const __m256i *)(kTail + 8 - words));
@@ -114,10 +118,11 @@ template <class Real> FW_INLINE void store(Real *p, Vec<Real> x, Index n) {
 }
 #endif
 
-// A row that is wanted a step later. Those of one sample stand far apart, which no cache foresees.
-template <class Real> FW_INLINE void prefetch(const Real *row, Index count) {
-  for (Index i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(row + i);
-  __builtin_prefetch(row + count - 1);
+// A row that is wanted a step later, to be read or written. Those of one sample stand far apart, which
+// no cache foresees.
+template <bool written = false, class Real> FW_INLINE void prefetch(const Real *row, Index count) {
+  for (Index i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(row + i, written);
+  __builtin_prefetch(row + count - 1, written);
 }
 
 template <class Real> FW_INLINE Vec<Real> relu(Vec<Real> x) {
@@ -188,6 +193,12 @@ FW_INLINE auto sums(const typename Part<Real, lanes>::Type *x) {
       half[i] = pair_sums<Real, lanes, apart>(x[2 * i], x[2 * i + 1]);
     return sums<Real, count / 2, lanes, 2 * apart>(half);
   }
+}
+
+// to[i] is the sum of all lanes of x[i].
+template <class Real, Index count> FW_INLINE void sums_to(Real *to, const Vec<Real> *x) {
+  constexpr Index group = count < kWidth<Real> ? count : kWidth<Real>;
+  for (Index i = 0; i < count; i += group) store_all(to + i, sums<Real, group>(x + i));
 }
 
 template <class Real> FW_INLINE Real sum_of(Vec<Real> x) { return sums<Real, 1>(&x)[0]; }
