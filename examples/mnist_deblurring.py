@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastweights.lab.environment import environment
 from mnist_deblurring_report import figure, table
 from rich.console import Console
 from rich.progress import Progress
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 
 import fastweights
 from fastweights.files import write_json
+from fastweights.lab.environment import environment
 from fastweights.tasks import MnistSplit, load_mnist
 
 Images = tuple[Tensor, Tensor]  # grey values (N, 784) and labels (N,)
