@@ -103,7 +103,7 @@ def slow(folder: str, name: str) -> None:
 PARENT = """
 import functools, sys
 sys.path.insert(0, {here!r})
-from tests.training.test_pool import slow
+from tests.lab.test_pool import slow
 from fastweights.lab.pool import run_all
 
 if __name__ == "__main__":
