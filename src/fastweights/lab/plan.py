@@ -29,7 +29,7 @@ __all__ = [
     "read_plan",
     "read_result",
     "results_of",
-    "settle",
+    "write_or_verify",
 ]
 
 RUN = "experiment.json"  # what a folder holds a run of
@@ -139,7 +139,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def settle(path: Path, now: dict[str, Any], *, resume: bool, root: Path | None = None) -> None:
+def write_or_verify(path: Path, now: dict[str, Any], *, resume: bool, root: Path | None = None) -> None:
     """Write a description into a new folder, or compare it with the one that is there.
 
     Raises:
@@ -199,7 +199,7 @@ def _has(path: Path, root: Path | None) -> bool:
 
 
 def _stored(path: Path, root: Path | None) -> dict[str, Any]:
-    """What ``settle`` wrote.
+    """What ``write_or_verify`` wrote.
 
     Raises:
         ConfigError: it wrote nothing there, or the file is damaged.

@@ -28,7 +28,7 @@ from fastweights.lab.plan import (
     describe,
     load_plan,
     read_plan,
-    settle,
+    write_or_verify,
 )
 from fastweights.lab.runner import locked
 from fastweights.report.section import Section, Table
@@ -209,10 +209,10 @@ def prepare_sweep(sweep: Sweep, *, resume: bool) -> None:
     with locked(folder / ".lock", folder, wait=False):
         if sweep.grid:
             now = {**describe(sweep.base), "grid": sweep.grid}
-            settle(folder / SWEEP, now, resume=resume)
+            write_or_verify(folder / SWEEP, now, resume=resume)
         for cell in sweep.cells:
             now = describe(cell.plan)
-            settle(cell.plan.folder / RUN, now, resume=resume, root=cell.plan.root)
+            write_or_verify(cell.plan.folder / RUN, now, resume=resume, root=cell.plan.root)
 
 
 def load_sweep(folder: Path) -> Sweep:
