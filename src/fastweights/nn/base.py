@@ -15,6 +15,7 @@ from fastweights.initial import set_identity, set_normal, set_values
 from fastweights.nn.conventions import autocasts, check_dtype, without_autocast
 from fastweights.nn.state import FastWeightsState, warn_of_growth
 from fastweights.nn.write_rate import choose_write_rate, feeds_back, overflow_of
+from fastweights.ops.dispatch import are_plain
 from fastweights.ops.fast_weights import (
     InputProjection,
     LayerState,
@@ -48,13 +49,12 @@ class LayerNames(NamedTuple):
     def of_layer(cls, layer: int, *, backward: bool = False) -> LayerNames:
         """As ``nn.RNN`` has them: ``weight_ih_l0``, ``weight_ih_l0_reverse``, …"""
         place = f"l{layer}_reverse" if backward else f"l{layer}"
-        names = {name: f"{name}_{place}" for name in cls._fields[:-2]}
-        return cls(**names, decay=place, backward=backward)
+        return cls._make([*(f"{name}_{place}" for name in cls._fields[:-2]), place, backward])
 
     @classmethod
     def of_cell(cls) -> LayerNames:
         """As ``nn.RNNCell`` has them: ``weight_ih``, …"""
-        return cls(**{name: name for name in cls._fields[:-2]}, decay="cell")
+        return cls._make([*cls._fields[:-2], "cell", False])
 
 
 class FastWeightsBase(nn.Module):
@@ -188,7 +188,7 @@ class FastWeightsBase(nn.Module):
 
     @property
     def _like(self) -> Tensor:
-        """A parameter, for its dtype and device; the first of them takes longer to find."""
+        """A parameter, for its dtype and device."""
         return self._get(self._names[0].weight_hh)
 
     def _get(self, name: str) -> Tensor:
@@ -297,13 +297,20 @@ class FastWeightsBase(nn.Module):
 
         ``batched`` says whether the input has a batch dimension.
         """
+        hidden, weight = self.hidden_size, self._like
+        samples = (batch,) if batched else ()
+        if type(state) is FastWeightsState and state.history is None and batched:
+            parts = () if self.decay.components == 1 else (self.decay.components,)
+            own = (layers, batch, hidden), (layers, batch, *parts, hidden, hidden)
+            if are_plain(
+                (state.hidden, state.matrix), own, weight.dtype, weight.device
+            ) and are_plain((state.steps,), (samples,), torch.int64, weight.device):
+                return state  # what nearly every state is
         if not isinstance(state, FastWeightsState):
             raise TypeError(
                 f"state must be a FastWeightsState, got {type(state).__name__}; "
                 "FastWeightsState.from_hidden(h_0) makes one of hidden vectors alone"
             )
-        hidden, weight = self.hidden_size, self._like
-        samples = (batch,) if batched else ()
         parts = () if self.decay.components == 1 else (self.decay.components,)
         for name, tensor in state.tensors().items():
             if not isinstance(tensor, Tensor):

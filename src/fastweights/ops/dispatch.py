@@ -313,30 +313,28 @@ def load_step(ctx: Any) -> tuple[Any, ...]:
             "was exported or traced where no gradient was wanted; do that with gradients enabled"
         )
     tensors: tuple[Any, ...] = ctx.saved_tensors
-    if ctx.looks is not None:
-        for tensor, look in zip(tensors, ctx.looks, strict=True):
-            if look is not None and not _is_where_it_was(tensor, look):
-                _check_values(tensor, look)
+    if ctx.looks is None:
+        return tensors
+    for tensor, look in zip(tensors, ctx.looks, strict=True):
+        if look is not None:
+            address, shape, dtype, _ = look
+            try:
+                if (
+                    tensor.data_ptr() == address
+                    and tensor.shape == shape
+                    and tensor.dtype is dtype
+                    and not tensor.is_neg()
+                ):
+                    continue
+            except RuntimeError:  # of no memory
+                pass
+            _check_values(tensor, look)
     return tensors
 
 
-_Look = tuple[int, Sequence[int], torch.dtype, torch.device]
-
-
-def _is_where_it_was(tensor: Tensor, look: _Look) -> bool:
-    address, shape, dtype, _ = look
-    try:
-        return (
-            tensor.data_ptr() == address
-            and tensor.shape == shape
-            and tensor.dtype is dtype
-            and not tensor.is_neg()
-        )
-    except RuntimeError:  # of no memory
-        return False
-
-
-def _check_values(tensor: Tensor, look: _Look) -> None:
+def _check_values(
+    tensor: Tensor, look: tuple[int, Sequence[int], torch.dtype, torch.device]
+) -> None:
     """Raise unless a tensor that is elsewhere now, as after a hook, can hold what was saved."""
     address, *was = look
     numbers = address != 0

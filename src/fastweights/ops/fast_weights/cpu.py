@@ -43,6 +43,7 @@ __all__ = ["Recurrence", "is_symmetric", "recurrence", "unsupported_reason"]
 _MEMORIES = {"hebbian": 0, "static": 1, "none": 2}
 _WIDEST_INPUT = 512  # beyond so many features C does not stay near from one step to the next
 _ROWS, _MOST_GROUPS, _SLACK = 4, 16, 16  # as in native/
+_COUNT = torch.zeros(1, dtype=torch.int64, device="cpu")
 
 
 class Recurrence(native.Work):
@@ -201,11 +202,11 @@ def recurrence(call: Call, chunk_size: int | None, *, direct: bool) -> tuple[Ten
     if not direct:
         output, last, memory, _ = _op(*tensors, *settings, keep)
     elif keep:
-        output, last, memory = _Direct.apply(settings, layered, *tensors)
+        output, last, memory = _apply(settings, layered, *tensors)
     else:
         output, last, memory, _ = _compute(settings, layered, False, tensors)
-    if state is None and lengths is None and resets is None:
-        steps = torch.full((batch,), length, device=device)
+    if direct and state is None and lengths is None and resets is None:
+        steps = _COUNT.new_full((batch,), length)  # in half the time of torch.full
     else:
         steps = _steps_after(state, length, batch, lengths, resets, device)
     if not hebbian:
@@ -369,7 +370,8 @@ def _prepared(settings: Settings, given: _Tensors) -> Recurrence:
 def _run(kernel: str, call: Recurrence, dtype: torch.dtype) -> None:
     batch = call.batch
     groups = -(-batch // _ROWS) if batch >= 2 * _ROWS else batch
-    native.run(native.kernel(kernel, dtype), call, native.threads_for(groups))
+    threads = 1 if groups == 1 else native.threads_for(groups)
+    native.run(native.kernel(kernel, dtype), call, threads)
     if call.failed:
         raise MemoryError(
             f"no memory for {kernel} of {call.length} steps, {batch} samples, width {call.width}"
@@ -423,22 +425,20 @@ def _compute_gradients(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of source … start, None where there is no such tensor or nobody wants it."""
-    made = [
-        None
-        if x is None or not want
-        else torch.empty_like(x)
-        if x.is_contiguous()
-        else x.new_empty(*x.shape)
-        for x, want in zip(tensors, wanted, strict=False)
-    ]
-    source, rates, drates = tensors[0], tensors[9], made[9]
-    assert source is not None
-    if drates is not None and rates is not None and rates.shape[0] > 1:
-        drates.zero_()  # samples add to their own rows as they go
-    if source.shape[1] == 0:
-        return [x if x is None else x.zero_() for x in made]
     given, (doutput, dlast, dafter) = _contiguous(tensors), _contiguous(doutputs)
     call = _prepared(settings, given)
+    made: list[Tensor | None] = []
+    for x, want, name in zip(given, wanted, _GRADIENTS, strict=False):
+        if x is None or not want:
+            made.append(None)
+        else:
+            made.append(gradient := torch.empty_like(x))
+            setattr(call, name, gradient.data_ptr())
+    drates = made[9]
+    if drates is not None and call.rate_samples > 1:
+        drates.zero_()  # samples add to their own rows as they go
+    if call.batch == 0:
+        return [x if x is None else x.zero_() for x in made]
     call.kept = kept.data_ptr()
     if output is not None:
         call.output = output.data_ptr()
@@ -448,10 +448,7 @@ def _compute_gradients(
         call.dlast = dlast.data_ptr()
     if dafter is not None:
         setattr(call, "dwritten" if tensors[12] is None else "dfinal", dafter.data_ptr())
-    for name, x in zip(_GRADIENTS, made, strict=True):
-        if x is not None:
-            setattr(call, name, x.data_ptr())
-    _run("recurrence_backward", call, source.dtype)
+    _run("recurrence_backward", call, kept.dtype)
     return made
 
 
@@ -484,16 +481,20 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *doutputs: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.needs = ctx.needs_input_grad[2:]
-        plain = not (dispatch_is_traced() or forward_mode_is_on() or torch.is_grad_enabled())
+        op = None
+        if torch.is_grad_enabled() or dispatch_is_traced():
+            op = _backward_op  # with create_graph it refuses the second derivative
         for x in doutputs:
-            plain = plain and (x is None or has_plain_memory(x))
-        if plain:
-            return None, None, *_gradients(None, ctx, *doutputs)
-        settled = plain_gradients(doutputs)
-        refuse_tangents(settled)
-        # With create_graph the registered op refuses the second derivative.
-        traced = dispatch_is_traced() or torch.is_grad_enabled()
-        return None, None, *_gradients(_backward_op if traced else None, ctx, *settled)
+            if x is not None and not has_plain_memory(x):
+                doutputs = tuple(plain_gradients(doutputs))
+                break
+        if forward_mode_is_on():
+            refuse_tangents(doutputs)
+        return None, None, *_gradients(op, ctx, *doutputs)
+
+
+# Without looking for wrappers of transforms that are over, which a direct call has none of.
+_apply = super(torch.autograd.Function, _Direct).apply
 
 
 def _needed(output: Tensor, settings: Settings) -> Tensor | None:
