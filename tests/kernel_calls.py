@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import native
-from fastweights.ops.threads import Kernel
 from tests.tolerances import TOLERANCES
 
 __all__ = ["recording"]
@@ -111,7 +110,7 @@ def recording(folder: Path) -> Iterator[None]:
         tensors[address] = tensor
         return address
 
-    def recorded(kernel: Kernel, arguments: native.Work, threads: int = 1) -> None:
+    def recorded(kernel: native.Kernel, arguments: native.Work, threads: int = 1) -> None:
         call = Call(tensors)
         call.follow(arguments, ARGUMENTS, 0, _arrays(arguments))
         before = bytes(arguments)

@@ -19,7 +19,13 @@ from fastweights.decay import (
     StepIndexed,
     SumOfExponentials,
 )
-from fastweights.ops.fast_weights import Drive, LayerState, Options, SlowWeights, fast_weights
+from fastweights.ops.fast_weights import (
+    InputProjection,
+    LayerState,
+    Options,
+    SlowWeights,
+    fast_weights,
+)
 from tests.oracle import DECAYS, WeightAt
 
 __all__ = [
@@ -81,7 +87,7 @@ def oracle_decay(decay: Decay) -> WeightAt:
 class Problem:
     """The arguments of ``fast_weights``."""
 
-    drive: Tensor | Drive
+    drive: Tensor | InputProjection
     weights: SlowWeights
     decay: Decay
     write_rate: Tensor
@@ -92,16 +98,22 @@ class Problem:
     @property
     def source(self) -> Tensor:
         """What differs from step to step: the drive, or the input that it is a product of."""
-        return self.drive.input if isinstance(self.drive, Drive) else self.drive
+        return self.drive.input if isinstance(self.drive, InputProjection) else self.drive
 
     def with_source(self, source: Tensor) -> Problem:
         """The same with another."""
-        drive = self.drive._replace(input=source) if isinstance(self.drive, Drive) else source
+        drive = (
+            self.drive._replace(input=source) if isinstance(self.drive, InputProjection) else source
+        )
         return dataclasses.replace(self, drive=drive)
 
     def leaves(self) -> dict[str, Tensor]:
         """Every tensor that a gradient can be asked for, by name."""
-        factors = self.drive._asdict() if isinstance(self.drive, Drive) else {"drive": self.drive}
+        factors = (
+            self.drive._asdict()
+            if isinstance(self.drive, InputProjection)
+            else {"drive": self.drive}
+        )
         named = {
             **factors,
             **{f"weights.{k}": v for k, v in self.weights._asdict().items()},
@@ -123,8 +135,8 @@ class Problem:
         state = self.state
         return dataclasses.replace(
             self,
-            drive=Drive(*map(cast, self.drive))
-            if isinstance(self.drive, Drive)
+            drive=InputProjection(*map(cast, self.drive))
+            if isinstance(self.drive, InputProjection)
             else cast(self.drive),
             weights=SlowWeights(*map(cast, self.weights)),
             decay=copy.deepcopy(self.decay).to(device, dtype),
@@ -174,9 +186,9 @@ def problem(
     # Without LN nothing holds h back, so W and A must: both well below 1.
     scale = 1.0 if norm else 0.5
     memories = carried > 0
-    drive: Tensor | Drive = rounded(scale * draw(length, batch, width))
+    drive: Tensor | InputProjection = rounded(scale * draw(length, batch, width))
     if features:
-        drive = Drive(
+        drive = InputProjection(
             rounded(draw(length, batch, features)),
             rounded(scale * draw(width, features) / features**0.5),
             rounded(0.3 * scale * draw(width)) if input_bias else None,

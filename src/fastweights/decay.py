@@ -29,7 +29,8 @@ import copy
 import itertools
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +144,71 @@ class Decay(nn.Module):
     def write_shares(self) -> Tensor:
         """How much of a write goes to each matrix, shape (components,); their sum is r(0) = 1."""
         return torch.ones(1, dtype=torch.float64, device="cpu")  # whatever the default device
+
+
+_TABLES: dict[Any, tuple[Tensor, ...]] = {}
+
+
+def fixed_tables(
+    decay: Decay,
+    kind: str,
+    scale: float,
+    length: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    make: Callable[[Decay, float, int, torch.dtype, torch.device], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...] | None:
+    """What ``make`` returns of the other arguments, made once; None where r may change by itself.
+
+    A short call would spend much of its time on making it again. For code that nobody traces.
+
+    Args:
+        decay: r.
+        kind: tells what different functions make apart.
+        scale: a factor of r.
+        length: of the table.
+        dtype: of the table.
+        device: of the table.
+        make: gets all of these but ``kind``.
+    """
+    fixed = decay.fixed
+    if fixed is None:
+        return None
+    key = type(decay), kind, fixed, scale, length, dtype, device
+    tables = _TABLES.get(key)
+    if tables is None:
+        while len(_TABLES) >= 64:
+            _TABLES.pop(next(iter(_TABLES)), None)
+        with torch.inference_mode(False), torch.no_grad():  # it may take part in a later graph
+            tables = _TABLES[key] = make(decay, scale, length, dtype, device)
+    return tables
+
+
+def scaled_table(
+    decay: Decay,
+    scale: Tensor | float,
+    length: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    remember: bool,
+) -> Tensor:
+    """scale · r(0), …, scale · r(length − 1), shape (1, 1, length).
+
+    ``remember`` says that nobody traces this: then it need not be made again where nothing in it
+    can change.
+    """
+    if remember and not isinstance(scale, Tensor):
+        known = fixed_tables(decay, "ages", scale, length, dtype, device, _scaled_table)
+        if known is not None:
+            return known[0]
+    return _scaled_table(decay, scale, length, dtype, device)[0]
+
+
+def _scaled_table(
+    decay: Decay, scale: Tensor | float, length: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor]:
+    return ((scale * decay.table(length, dtype=dtype, device=device))[None, None],)
 
 
 def has_values(x: Tensor) -> bool:

@@ -496,13 +496,14 @@ def test_attention_of_every_layer(kind, batch_first):
             assert weights.shape == (N, 2, L, 2 * L)
             assert matrices.shape == (N, L, H, H)
             suffix = f"_l{k}" + ("_reverse" if j else "")
+            names = layer._names[k * directions + j]
             source = below.flip(0) if j else below
             own = start.layer(index)
             z_drive = torch.nn.functional.linear(
                 source, getattr(layer, f"weight_ih{suffix}"), getattr(layer, f"bias{suffix}")
             )
             output, _ = fast_weights(
-                z_drive, layer._slow_weights(suffix), layer._layer_decay(suffix),
+                z_drive, layer._slow_weights(names), layer._layer_decay(names),
                 torch.tensor(0.5, dtype=torch.float64), own, layer._options,
             )  # fmt: skip
             hidden = torch.cat([own.hidden[None], output[:-1]])
@@ -522,12 +523,13 @@ def test_attention_of_every_layer(kind, batch_first):
         below_outputs = []
         for j in range(directions):
             suffix = f"_l{k}" + ("_reverse" if j else "")
+            names = layer._names[k * directions + j]
             source = below.flip(0) if j else below
             drive = torch.nn.functional.linear(
                 source, getattr(layer, f"weight_ih{suffix}"), getattr(layer, f"bias{suffix}")
             )
             output, _ = fast_weights(
-                drive, layer._slow_weights(suffix), layer._layer_decay(suffix),
+                drive, layer._slow_weights(names), layer._layer_decay(names),
                 torch.tensor(0.5, dtype=torch.float64), start.layer(k * directions + j),
                 layer._options,
             )  # fmt: skip

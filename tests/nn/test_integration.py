@@ -182,7 +182,7 @@ def test_autocast(backend):
             FastWeightsRNN(IN, H, dtype=torch.float64)(x)
     assert output.dtype == state.hidden.dtype == torch.float32
     start = LayerState.zeros(N, H, dtype=torch.float32, device="cpu")
-    weights, own = layer._slow_weights("_l0"), layer._layer_decay("_l0")
+    weights, own = layer._slow_weights(layer._names[0]), layer._layer_decay(layer._names[0])
     expected, _ = fast_weights(
         drive.float(), weights, own, torch.tensor(0.5), start, layer._options, backend=backend
     )

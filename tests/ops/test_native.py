@@ -15,6 +15,7 @@ import torch
 
 from fastweights import ops
 from fastweights.ops import dispatch, native
+from fastweights.ops.fast_weights import recurrence
 from fastweights.optim import SlowFast
 
 FOLDERS = [Path(folder) / "_native" for folder in ops.__path__]
@@ -35,12 +36,17 @@ def compute_with(instruction_set: str | None, code: str) -> str:
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(ops, "__path__", [str(tmp_path)])
-    for cached in (native._load, native.kernel, native.vector_bytes, dispatch._warn_once):
-        cached.cache_clear()
+    _forget()
     yield
     monkeypatch.undo()
+    _forget()
+
+
+def _forget() -> None:
+    """As in a fresh process."""
     for cached in (native._load, native.kernel, native.vector_bytes, dispatch._warn_once):
         cached.cache_clear()
+    recurrence._PLANS.clear()
 
 
 @pytest.mark.skipif("avx2" not in BUILT, reason="not built for x86-64")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastweights.ops import threads
-from fastweights.ops.threads import Kernel, run_on_threads, threads_for
+from fastweights.ops import native
+from fastweights.ops.native import Kernel, run_on_threads, threads_for
 
 FORKED = """
 import os, sys, torch
@@ -60,8 +60,8 @@ def done_by(count: int, blocks: int) -> list[int]:
 @pytest.fixture(params=["openmp", "pool"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "pool":
-        monkeypatch.setattr(threads, "_openmp", lambda: None)
-    elif threads._openmp() is None:
+        monkeypatch.setattr(native, "_openmp", lambda: None)
+    elif native._openmp() is None:
         pytest.skip("this PyTorch has no OpenMP with GNU's entry points")
     before = torch.get_num_threads()
     yield request.param

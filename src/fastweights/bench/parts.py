@@ -73,12 +73,11 @@ def parts_of(call: Callable[[], object], *, rounds: int, budget: float) -> dict[
 def _kernels_timed() -> Iterator[dict[str, float]]:
     """Seconds spent in the forward and the backward kernels, added up by name."""
     from fastweights.ops import native
-    from fastweights.ops.threads import Kernel
 
     seconds: dict[str, float] = {}
     run = native.run
 
-    def timed(kernel: Kernel, arguments: native.Work, threads: int = 1) -> None:
+    def timed(kernel: native.Kernel, arguments: native.Work, threads: int = 1) -> None:
         start = time.perf_counter()
         run(kernel, arguments, threads)
         seconds[kernel.name] = seconds.get(kernel.name, 0.0) + time.perf_counter() - start

@@ -139,7 +139,9 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def write_or_verify(path: Path, now: dict[str, Any], *, resume: bool, root: Path | None = None) -> None:
+def write_or_verify(
+    path: Path, now: dict[str, Any], *, resume: bool, root: Path | None = None
+) -> None:
     """Write a description into a new folder, or compare it with the one that is there.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +15,50 @@ from fastweights.initial import set_identity, set_normal, set_values
 from fastweights.nn.conventions import autocasts, check_dtype, without_autocast
 from fastweights.nn.state import FastWeightsState, warn_of_growth
 from fastweights.nn.write_rate import choose_write_rate, feeds_back, overflow_of
+from fastweights.ops.dispatch import are_plain
 from fastweights.ops.fast_weights import (
-    Drive,
+    InputProjection,
     LayerState,
     Options,
     SlowWeights,
     check_backend,
     check_form,
-    fast_weights,
 )
+from fastweights.ops.fast_weights.call import Call
+from fastweights.ops.fast_weights.recurrence import run
 
-__all__ = ["MEMORIES", "FastWeightsBase"]
+__all__ = ["MEMORIES", "FastWeightsBase", "LayerNames"]
 
 MEMORIES = ("hebbian", "identity", "random", "learned", "none")
 
 
+class LayerNames(NamedTuple):
+    """What the parameters of one layer and direction are called, and its decay in ``decays``."""
+
+    weight_ih: str
+    weight_hh: str
+    bias: str
+    norm_weight: str
+    norm_bias: str
+    weight_memory: str
+    log_write_rate: str
+    decay: str
+    backward: bool = False  #: whether it reads the sequence from its end
+
+    @classmethod
+    def of_layer(cls, layer: int, *, backward: bool = False) -> LayerNames:
+        """As ``nn.RNN`` has them: ``weight_ih_l0``, ``weight_ih_l0_reverse``, …"""
+        place = f"l{layer}_reverse" if backward else f"l{layer}"
+        return cls._make([*(f"{name}_{place}" for name in cls._fields[:-2]), place, backward])
+
+    @classmethod
+    def of_cell(cls) -> LayerNames:
+        """As ``nn.RNNCell`` has them: ``weight_ih``, …"""
+        return cls._make([*cls._fields[:-2], "cell", False])
+
+
 class FastWeightsBase(nn.Module):
-    """Parameters by suffix ("_l0", "_l0_reverse", or "" for the cell) and the run of one layer."""
+    """The parameters of some layers, and the run of one of them."""
 
     _overflow_was_said = False
 
@@ -91,6 +118,8 @@ class FastWeightsBase(nn.Module):
         self.form = form
         self.backend = backend
         self.decays = nn.ModuleDict()
+        self._names: list[LayerNames] = []  # of the layers, in the order of a state
+        self._feeds_back = feeds_back(self._options)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` asks a module for, before it would fail in the middle of it."""
@@ -115,70 +144,66 @@ class FastWeightsBase(nn.Module):
         return cast(Decay, next(iter(self.decays.values())))
 
     def _add_layer(
-        self, suffix: str, input_size: int, decay: Decay | float, factory: dict[str, Any]
+        self, names: LayerNames, input_size: int, decay: Decay | float, factory: dict[str, Any]
     ) -> None:
         check_dtype(factory["dtype"])
         hidden = self.hidden_size
-        self.register_parameter(
-            f"weight_ih{suffix}", nn.Parameter(torch.empty(hidden, input_size, **factory))
-        )
-        self.register_parameter(
-            f"weight_hh{suffix}", nn.Parameter(torch.empty(hidden, hidden, **factory))
-        )
 
-        def vector(name: str, wanted: bool) -> None:
-            parameter = nn.Parameter(torch.empty(hidden, **factory)) if wanted else None
-            self.register_parameter(f"{name}{suffix}", parameter)
+        def parameter(name: str, *shape: int, wanted: bool = True) -> None:
+            made = nn.Parameter(torch.empty(shape, **factory)) if wanted else None
+            self.register_parameter(name, made)
 
-        vector("bias", self._has_bias)
-        vector("norm_weight", self._options.layer_norm)
-        vector("norm_bias", self._options.layer_norm)
+        parameter(names.weight_ih, hidden, input_size)
+        parameter(names.weight_hh, hidden, hidden)
+        parameter(names.bias, hidden, wanted=self._has_bias)
+        parameter(names.norm_weight, hidden, wanted=self._options.layer_norm)
+        parameter(names.norm_bias, hidden, wanted=self._options.layer_norm)
         if self.memory == "learned":
-            learned = nn.Parameter(torch.empty(hidden, hidden, **factory))
-            self.register_parameter(f"weight_memory{suffix}", learned)
+            parameter(names.weight_memory, hidden, hidden)
         elif self.memory == "random":
-            self.register_buffer(f"weight_memory{suffix}", torch.empty(hidden, hidden, **factory))
+            self.register_buffer(names.weight_memory, torch.empty(hidden, hidden, **factory))
         if self.learn_write_rate:
-            start = torch.empty((), **factory)
-            self.register_parameter(f"log_write_rate{suffix}", nn.Parameter(start))
+            parameter(names.log_write_rate)
         # Each layer learns its own.
-        own = made_anew(as_decay(decay), self._get("weight_hh", suffix).device)
-        self.decays[suffix.lstrip("_") or "cell"] = own
-        self._first = self.__dict__.get("_first", suffix)
+        own = made_anew(as_decay(decay), self._get(names.weight_hh).device)
+        self.decays[names.decay] = own
+        self._names.append(names)
 
-    def _reset_layer(self, suffix: str, *, input_scale: float, recurrent_scale: float) -> None:
-        _tight_frame(self._get("weight_ih", suffix), input_scale)
-        set_identity(self._get("weight_hh", suffix), recurrent_scale)
+    def _reset_layer(
+        self, names: LayerNames, *, input_scale: float, recurrent_scale: float
+    ) -> None:
+        _tight_frame(self._get(names.weight_ih), input_scale)
+        set_identity(self._get(names.weight_hh), recurrent_scale)
         if self._has_bias:
-            set_values(self._get("bias", suffix), 0.0)
+            set_values(self._get(names.bias), 0.0)
         if self._options.layer_norm:
-            set_values(self._get("norm_weight", suffix), 1.0)
-            set_values(self._get("norm_bias", suffix), 0.0)
+            set_values(self._get(names.norm_weight), 1.0)
+            set_values(self._get(names.norm_bias), 0.0)
         if self.memory in ("random", "learned"):
             std = self.memory_scale / math.sqrt(self.hidden_size)
-            set_normal(self._get("weight_memory", suffix), std)
+            set_normal(self._get(names.weight_memory), std)
         if self.learn_write_rate:
-            set_values(self._get("log_write_rate", suffix), math.log(self.write_rate))
-        self._layer_decay(suffix).reset_parameters()
+            set_values(self._get(names.log_write_rate), math.log(self.write_rate))
+        self._layer_decay(names).reset_parameters()
 
     @property
     def _like(self) -> Tensor:
-        """A parameter, for its dtype and device; the first of them takes longer to find."""
-        return self._get("weight_hh", self._first)
+        """A parameter, for its dtype and device."""
+        return self._get(self._names[0].weight_hh)
 
-    def _get(self, name: str, suffix: str) -> Tensor:
+    def _get(self, name: str) -> Tensor:
         # Where parameters usually are, without the detour over all that an attribute may be.
-        found = self._parameters.get(f"{name}{suffix}")
-        return getattr(self, f"{name}{suffix}") if found is None else found
+        found = self._parameters.get(name)
+        return getattr(self, name) if found is None else found
 
-    def _write_rate(self, suffix: str) -> Tensor | float:
-        if self.learn_write_rate:
-            return self._get("log_write_rate", suffix).exp()
-        return self.write_rate
+    def _write_rate(self, names: LayerNames) -> Tensor | float:
+        return self._get(names.log_write_rate).exp() if self.learn_write_rate else self.write_rate
 
-    def _slow_weights(self, suffix: str) -> SlowWeights:
-        normed, recurrent = self._options.layer_norm, self._get("weight_hh", suffix)
-        memory = None
+    def _slow_weights(self, names: LayerNames) -> SlowWeights:
+        recurrent = self._get(names.weight_hh)
+        gain = norm_bias = memory = None
+        if self._options.layer_norm:
+            gain, norm_bias = self._get(names.norm_weight), self._get(names.norm_bias)
         if self.memory == "identity":
             # Made at each call: a buffer that is not saved is garbage where modules are made on
             # the meta device and then loaded.
@@ -186,61 +211,43 @@ class FastWeightsBase(nn.Module):
                 self.hidden_size, dtype=recurrent.dtype, device=recurrent.device
             ).mul_(self.memory_scale)
         elif self._options.memory == "static":
-            memory = self._get("weight_memory", suffix)
-        return SlowWeights(
-            recurrent=recurrent,
-            norm_weight=self._get("norm_weight", suffix) if normed else None,
-            norm_bias=self._get("norm_bias", suffix) if normed else None,
-            memory=memory,
-        )
+            memory = self._get(names.weight_memory)
+        return SlowWeights(recurrent, gain, norm_bias, memory)
 
-    def _layer_decay(self, suffix: str) -> Decay:
-        decays = self._modules["decays"]
-        return cast(Decay, decays._modules[suffix.lstrip("_") or "cell"])  # type: ignore[union-attr]
+    def _layer_decay(self, names: LayerNames) -> Decay:
+        return cast(Decay, self._modules["decays"]._modules[names.decay])  # type: ignore[union-attr]
 
-    def _drive(self, x: Tensor, suffix: str) -> Tensor | Drive:
+    def _project(self, x: Tensor, names: LayerNames) -> Tensor | InputProjection:
         """C x + b, in the parameters' dtype whatever autocast makes of the product."""
-        bias = self._get("bias", suffix) if self._has_bias else None
-        drive = Drive(x, self._get("weight_ih", suffix), bias)
-        return drive.product().to(drive.dtype) if autocasts(x.device) else drive
+        bias = self._get(names.bias) if self._has_bias else None
+        drive = InputProjection(x, self._get(names.weight_ih), bias)
+        if torch._C._is_any_autocast_enabled() and autocasts(x.device):
+            return drive.product().to(drive.dtype)
+        return drive
 
     def _run_layer(
         self,
         x: Tensor,
-        suffix: str,
+        names: LayerNames,
         state: LayerState | None,
-        lengths: Tensor | None,
+        lengths: Tensor | None = None,
         resets: Tensor | None = None,
+        *,
+        layered: bool = False,
     ) -> tuple[Tensor, LayerState]:
-        drive = self._drive(x, suffix)
-        if not autocasts(x.device):
-            return self._run_drive(drive, suffix, state, lengths, resets)
-        # A sum over many steps of products of products does not survive eight bits of mantissa.
-        with without_autocast(x.device):
-            return self._run_drive(drive, suffix, state, lengths, resets)
-
-    def _run_drive(
-        self,
-        drive: Tensor | Drive,
-        suffix: str,
-        state: LayerState | None,
-        lengths: Tensor | None,
-        resets: Tensor | None,
-    ) -> tuple[Tensor, LayerState]:
-        decay, write_rate = self._layer_decay(suffix), self._write_rate(suffix)
-        output, after = fast_weights(
-            drive,
-            self._slow_weights(suffix),
-            decay,
-            write_rate,
-            state,
-            self._options,
-            lengths=lengths,
-            resets=resets,
-            form=self.form,
-            backend=self.backend,
-        )
-        if not self._overflow_was_said and feeds_back(self._options):
+        """One layer over (T, B, features); ``layered`` as in :class:`Call`."""
+        drive = self._project(x, names)
+        decay, write_rate = self._layer_decay(names), self._write_rate(names)
+        weights, options = self._slow_weights(names), self._options
+        call = Call(drive, weights, decay, write_rate, state, options, lengths, resets, layered)
+        if type(drive) is InputProjection:
+            output, after = run(call, self.form, self.backend)
+        else:
+            # Under autocast. A sum over many steps of products of products does not survive eight
+            # bits of mantissa.
+            with without_autocast(x.device):
+                output, after = run(call, self.form, self.backend)
+        if self._feeds_back and not self._overflow_was_said:
             overflow = overflow_of(drive, decay, write_rate, after)
             if overflow is not None:
                 self._overflow_was_said = True
@@ -249,6 +256,16 @@ class FastWeightsBase(nn.Module):
 
     def _check_input(self, x: Tensor, expected: str, dims: tuple[int, ...]) -> None:
         weight = self._like
+        if (
+            type(x) is Tensor
+            and x.layout is torch.strided
+            and not x.is_nested
+            and x.dim() in dims
+            and x.shape[-1] == self.input_size
+            and x.device == weight.device
+            and x.dtype is weight.dtype
+        ):
+            return  # what nearly every input is
         if not isinstance(x, Tensor):
             raise TypeError(f"input must be a tensor {expected}, got {type(x).__name__}")
         if x.layout is not torch.strided or x.is_nested:
@@ -273,24 +290,33 @@ class FastWeightsBase(nn.Module):
         if not x.is_floating_point() or not cast:
             raise TypeError(f"input must be {weight.dtype} like the parameters, got {x.dtype}")
 
-    def _check_state(self, state: Any, *, layers: int, batch: int, like: bool) -> FastWeightsState:
+    def _check_state(
+        self, state: Any, *, layers: int, batch: int, batched: bool
+    ) -> FastWeightsState:
         """The state with a batch dimension, after checking that it fits this input.
 
-        ``like`` says whether the input has a batch dimension.
+        ``batched`` says whether the input has a batch dimension.
         """
+        hidden, weight = self.hidden_size, self._like
+        samples = (batch,) if batched else ()
+        if type(state) is FastWeightsState and state.history is None and batched:
+            parts = () if self.decay.components == 1 else (self.decay.components,)
+            own = (layers, batch, hidden), (layers, batch, *parts, hidden, hidden)
+            if are_plain(
+                (state.hidden, state.matrix), own, weight.dtype, weight.device
+            ) and are_plain((state.steps,), (samples,), torch.int64, weight.device):
+                return state  # what nearly every state is
         if not isinstance(state, FastWeightsState):
             raise TypeError(
                 f"state must be a FastWeightsState, got {type(state).__name__}; "
                 "FastWeightsState.from_hidden(h_0) makes one of hidden vectors alone"
             )
-        hidden, weight = self.hidden_size, self._like
-        samples = (batch,) if like else ()
         parts = () if self.decay.components == 1 else (self.decay.components,)
         for name, tensor in state.tensors().items():
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"state.{name} must be a tensor, got {type(tensor).__name__}")
-        if state.hidden.dim() == (2 if like else 3):
-            has, lacks = ("input", "state") if like else ("state", "input")
+        if state.hidden.dim() == (2 if batched else 3):
+            has, lacks = ("input", "state") if batched else ("state", "input")
             raise ValueError(f"the {has} has a batch dimension, but the {lacks} has none")
         expected: dict[str, tuple[int, ...]] = {
             "hidden": (layers, *samples, hidden),
@@ -317,7 +343,7 @@ class FastWeightsBase(nn.Module):
             raise ValueError("state must hold a history or a matrix, not both")
         if state.history is not None and self.memory == "hebbian":
             warn_of_growth(self.decay, self.form, state.history.shape[1], hidden)
-        return state if like else state.unsqueeze()
+        return state if batched else state.unsqueeze()
 
     def _options_repr(self) -> str:
         options, default = self._options, Options()

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fastweights.arguments import check_number
 from fastweights.decay import Decay
-from fastweights.nn.base import FastWeightsBase
+from fastweights.nn.base import FastWeightsBase, LayerNames
 from fastweights.nn.conventions import one_state
 from fastweights.nn.state import FastWeightsState
+from fastweights.ops.fast_weights import LayerState
 
 __all__ = ["FastWeightsRNNCell"]
 
@@ -81,7 +82,9 @@ class FastWeightsRNNCell(FastWeightsBase):
             form=form,
             backend=backend,
         )
-        self._add_layer("", self.input_size, decay, {"device": device, "dtype": dtype})
+        self._add_layer(
+            LayerNames.of_cell(), self.input_size, decay, {"device": device, "dtype": dtype}
+        )
         self.reset_parameters()
 
     def reset_parameters(self, *, input_scale: float = 1.0, recurrent_scale: float = 0.05) -> None:
@@ -96,7 +99,7 @@ class FastWeightsRNNCell(FastWeightsBase):
         """
         input_scale = check_number("input_scale", input_scale, 0)
         recurrent_scale = check_number("recurrent_scale", recurrent_scale)
-        self._reset_layer("", input_scale=input_scale, recurrent_scale=recurrent_scale)
+        self._reset_layer(self._names[0], input_scale=input_scale, recurrent_scale=recurrent_scale)
 
     def forward(
         self,
@@ -115,17 +118,22 @@ class FastWeightsRNNCell(FastWeightsBase):
         Raises:
             ValueError, TypeError: the input or the state does not fit; the message says why.
         """
-        state = one_state(state, hx)
+        if hx is not None:
+            state = one_state(state, hx)
         self._check_input(input, "(N, input_size) or (input_size,)", (1, 2))
-        x = input if input.dim() == 2 else input[None]
-        if state is None:
-            start = None
-        else:
-            batched = self._check_state(state, layers=1, batch=x.shape[0], like=input.dim() == 2)
-            start = batched.layer(0)
-        output, last = self._run_layer(x[None], "", start, None)
-        after = FastWeightsState.from_layers([last])
-        return (output[0], after) if input.dim() == 2 else (output[0, 0], after[0])
+        batched = input.dim() == 2
+        x = input[None] if batched else input[None, None]
+        start = None
+        layered = True
+        if state is not None:
+            given = self._check_state(state, layers=1, batch=x.shape[1], batched=batched)
+            layered = given.history is None
+            start = given.layer(0)
+            if layered:
+                start = LayerState(given.hidden, given.steps, None, given.matrix)
+        output, last = self._run_layer(x, self._names[0], start, layered=layered)
+        after = FastWeightsState(*last) if layered else FastWeightsState.from_layers([last])
+        return (output[0], after) if batched else (output[0, 0], after[0])
 
     def extra_repr(self) -> str:
         bias = "" if self._has_bias else ", bias=False"

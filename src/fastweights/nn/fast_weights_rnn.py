@@ -11,12 +11,12 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from fastweights.arguments import check_flag, check_integer, check_number
 from fastweights.decay import Decay
-from fastweights.nn.base import FastWeightsBase
+from fastweights.nn.base import FastWeightsBase, LayerNames
 from fastweights.nn.conventions import RecurrentModule, one_state, without_autocast
 from fastweights.nn.state import FastWeightsState
 from fastweights.ops.fast_weights import LayerState
 from fastweights.ops.fast_weights.inspect import Inspection, inspect_recurrence
-from fastweights.ops.fast_weights.options import multiplied
+from fastweights.ops.fast_weights.options import project
 
 __all__ = ["FastWeightsRNN"]
 
@@ -162,15 +162,20 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         self.dropout = check_number("dropout", dropout, 0, 1)
         self.bidirectional = check_flag("bidirectional", bidirectional)
         factory = {"device": device, "dtype": dtype}
-        directions = 2 if bidirectional else 1
         for k in range(self.num_layers):
-            features = self.input_size if k == 0 else self.hidden_size * directions
-            for suffix in self._suffixes(k):
-                self._add_layer(suffix, features, decay, factory)
+            features = self.input_size if k == 0 else self.hidden_size * self._directions
+            for backward in (False, True)[: self._directions]:
+                names = LayerNames.of_layer(k, backward=backward)
+                self._add_layer(names, features, decay, factory)
         self.reset_parameters()
 
-    def _suffixes(self, layer: int) -> list[str]:
-        return [f"_l{layer}", f"_l{layer}_reverse"] if self.bidirectional else [f"_l{layer}"]
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _names_of(self, layer: int) -> list[LayerNames]:
+        """Of each direction."""
+        return self._names[layer * self._directions : (layer + 1) * self._directions]
 
     def reset_parameters(self, *, input_scale: float = 1.0, recurrent_scale: float = 0.05) -> None:
         """Draw all parameters anew.
@@ -185,10 +190,10 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         input_scale = check_number("input_scale", input_scale, 0)
         recurrent_scale = check_number("recurrent_scale", recurrent_scale)
         for k in range(self.num_layers):
-            for suffix in self._suffixes(k):
-                features = self._get("weight_ih", suffix).shape[1]
+            for names in self._names_of(k):
+                features = self._get(names.weight_ih).shape[1]
                 scale = input_scale if k == 0 else input_scale * math.sqrt(2 / features)
-                self._reset_layer(suffix, input_scale=scale, recurrent_scale=recurrent_scale)
+                self._reset_layer(names, input_scale=scale, recurrent_scale=recurrent_scale)
 
     def forward(
         self,
@@ -217,16 +222,18 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         Raises:
             ValueError, TypeError: the input or the state does not fit; the message says why.
         """
-        state = one_state(state, hx)
+        if hx is not None:
+            state = one_state(state, hx)
         if isinstance(input, PackedSequence):
             if resets is not None:
                 raise ValueError("resets must be None where the input is a PackedSequence")
             return self._forward_packed(input, state)
         self._check_sequence(input)
-        x = self._time_first(input)
+        if state is not None:
+            state = self._batched_state(state, input)
         if resets is not None:
             resets = self._checked_resets(resets, input)
-        output, after = self._forward_padded(x, self._batched_state(state, input), None, resets)
+        output, after = self._forward_padded(self._time_first(input), state, None, resets)
         if input.dim() == 2:
             return output[:, 0], after[0]
         return (output.transpose(0, 1) if self.batch_first else output), after
@@ -264,11 +271,7 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
             return None
         batched = input.dim() == 3
         batch = self._time_first(input).shape[1]
-        return self._check_state(state, layers=self._states, batch=batch, like=batched)
-
-    @property
-    def _states(self) -> int:
-        return self.num_layers * (2 if self.bidirectional else 1)
+        return self._check_state(state, layers=len(self._names), batch=batch, batched=batched)
 
     def _forward_packed(
         self, packed: PackedSequence, state: FastWeightsState | None
@@ -278,7 +281,9 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         plain = PackedSequence(packed.data, packed.batch_sizes)
         x, lengths = pad_packed_sequence(plain)
         if state is not None:
-            state = self._check_state(state, layers=self._states, batch=x.shape[1], like=True)
+            state = self._check_state(
+                state, layers=len(self._names), batch=x.shape[1], batched=True
+            )
             if packed.sorted_indices is not None:
                 state = state[packed.sorted_indices]
         output, after = self._forward_padded(x, state, lengths.to(x.device))
@@ -296,20 +301,24 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         lengths: Tensor | None,
         resets: Tensor | None = None,
     ) -> tuple[Tensor, FastWeightsState]:
+        if len(self._names) == 1 and (state is None or state.history is None):
+            start = None
+            if state is not None:
+                start = LayerState(state.hidden, state.steps, None, state.matrix)
+            output, last = self._run_layer(x, self._names[0], start, lengths, resets, layered=True)
+            return output, FastWeightsState(*last)
         after: list[LayerState] = []
         for k in range(self.num_layers):
             outputs = []
-            for suffix in self._suffixes(k):
-                index = len(after)
-                start = None if state is None else state.layer(index)
-                backward = suffix.endswith("_reverse")
+            for names in self._names_of(k):
+                start = None if state is None else state.layer(len(after))
                 source, forget = x, resets
-                if backward:
+                if names.backward:
                     source = _reversed(x, lengths)
                     # What is forgotten between two steps, seen from the other side.
                     forget = None if resets is None else resets.flip(0).roll(1, 0)
-                output, last = self._run_layer(source, suffix, start, lengths, forget)
-                outputs.append(_reversed(output, lengths) if backward else output)
+                output, last = self._run_layer(source, names, start, lengths, forget)
+                outputs.append(_reversed(output, lengths) if names.backward else output)
                 after.append(last)
             x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
             if k < self.num_layers - 1:
@@ -364,32 +373,33 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
     def _inspect(self, input: Tensor, state: FastWeightsState | None, layer: int) -> Inspection:
         if self.memory != "hebbian":
             raise ValueError(f"memory={self.memory!r} attends to nothing; it must be 'hebbian'")
-        if not 0 <= check_integer("layer", layer, 0) < self._states:
-            raise ValueError(f"layer must lie in 0 … {self._states - 1}, got {layer}")
+        layers = len(self._names)
+        if not 0 <= check_integer("layer", layer, 0) < layers:
+            raise ValueError(f"layer must lie in 0 … {layers - 1}, got {layer}")
         self._check_sequence(input)
         x, state = self._time_first(input), self._batched_state(state, input)
-        below = layer // (2 if self.bidirectional else 1)
+        below = layer // self._directions
         for k in range(below + 1):
             outputs = []
-            for j, suffix in enumerate(self._suffixes(k)):
-                index = k * len(self._suffixes(k)) + j
+            for j, names in enumerate(self._names_of(k)):
+                index = k * self._directions + j
                 start = None if state is None else state.layer(index)
-                source = _reversed(x, None) if suffix.endswith("_reverse") else x
-                output, _ = self._run_layer(source, suffix, start, None)
+                source = _reversed(x, None) if names.backward else x
+                output, _ = self._run_layer(source, names, start)
                 if index == layer:
-                    drive = multiplied(self._drive(source, suffix))
+                    drive = project(self._project(source, names))
                     with without_autocast(x.device):
                         return inspect_recurrence(
                             drive,
                             output,
-                            self._slow_weights(suffix),
-                            self._layer_decay(suffix),
-                            self._write_rate(suffix),
+                            self._slow_weights(names),
+                            self._layer_decay(names),
+                            self._write_rate(names),
                             start,
                             self._options,
                             unbatched=input.dim() == 2,
                         )
-                outputs.append(_reversed(output, None) if suffix.endswith("_reverse") else output)
+                outputs.append(_reversed(output, None) if names.backward else output)
             x = torch.cat(outputs, dim=-1)
         raise AssertionError("unreachable: layer was checked")
 

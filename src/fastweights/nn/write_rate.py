@@ -23,8 +23,8 @@ from torch import Tensor
 
 from fastweights.arguments import check_integer
 from fastweights.decay import Decay, has_values, made_anew
-from fastweights.ops.fast_weights import Drive, LayerState, Options
-from fastweights.ops.fast_weights.options import multiplied
+from fastweights.ops.fast_weights import InputProjection, LayerState, Options
+from fastweights.ops.fast_weights.options import project
 
 __all__ = ["choose_write_rate", "feeds_back", "overflow_of", "stable_write_rate"]
 
@@ -85,7 +85,7 @@ def choose_write_rate(options: Options, decay: Decay, hidden_size: int) -> float
 
 
 def overflow_of(
-    drive: Tensor | Drive, decay: Decay, write_rate: Tensor | float, after: LayerState
+    drive: Tensor | InputProjection, decay: Decay, write_rate: Tensor | float, after: LayerState
 ) -> str | None:
     """What to say if h has overflowed because η is too large, else None.
 
@@ -95,7 +95,7 @@ def overflow_of(
     if hidden.device.type != "cpu" or not has_values(hidden) or bool(hidden.isfinite().all()):
         return None
     with torch.no_grad():
-        base = multiplied(drive).relu().flatten(0, 1).double()
+        base = project(drive).relu().flatten(0, 1).double()
         if not base.isfinite().all():
             return None  # it came so
         energy = base.square().sum(-1).max().item()

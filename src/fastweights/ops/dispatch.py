@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from fastweights.ops import native
 
 __all__ = [
+    "are_plain",
     "choose_backend",
     "dispatch_is_traced",
     "forward_mode_is_on",
@@ -28,6 +30,8 @@ __all__ = [
     "has_tangent",
     "in_a_graph",
     "kernel_cannot_follow",
+    "load_step",
+    "save_step",
     "with_plain_memory",
 ]
 
@@ -130,6 +134,40 @@ def has_plain_memory(tensor: Tensor) -> bool:
         return tensor.data_ptr() != 0 and not tensor.is_neg()
     except RuntimeError:  # it has no address: sparse, or the wrapper of a transform
         return False
+
+
+def are_plain(
+    tensors: Iterable[Tensor | None],
+    shapes: Iterable[Sequence[int] | None],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> bool:
+    """Whether all that are there have these shapes, this dtype and device, and plain memory.
+
+    The question of :func:`has_plain_memory` for all tensors of a call at once, which is asked at
+    every call. Of an unusual tensor the answer is False, whatever it is.
+
+    Example:
+        >>> x = torch.ones(2)
+        >>> are_plain([x, None], [(2,), None], x.dtype, x.device)
+        True
+        >>> are_plain([x, x[:1]], [(2,), (2,)], x.dtype, x.device)
+        False
+    """
+    try:
+        for tensor, shape in zip(tensors, shapes, strict=True):
+            if tensor is not None and (
+                type(tensor) not in _PLAIN_TYPES
+                or tensor.shape != shape
+                or tensor.dtype is not dtype
+                or tensor.device != device
+                or tensor.data_ptr() == 0
+                or tensor.is_neg()
+            ):
+                return False
+    except RuntimeError:  # nested, sparse, or the wrapper of a transform
+        return False
+    return True
 
 
 def with_plain_memory(tensor: Tensor) -> Tensor:
@@ -245,3 +283,71 @@ def _acts_differently(kind: type[Tensor]) -> bool:
     return getattr(function, "__func__", function) not in [
         getattr(f, "__func__", f) for f in plain
     ] or dispatch not in (Tensor.__torch_dispatch__, torch._C._disabled_torch_dispatch_impl)
+
+
+# From the forward pass of a kernel to its backward pass
+
+
+def save_step(ctx: Any, keep: bool, tensors: Sequence[Tensor | None]) -> None:
+    """Keep tensors for the backward pass, with what :func:`load_step` compares them with."""
+    ctx.save_for_backward(*tensors)
+    ctx.keep = keep
+    # A tracer may know sizes by name only; the op that it records compares nothing.
+    ctx.looks = None
+    if not dispatch_is_traced():
+        ctx.looks = [
+            None if x is None else (x.data_ptr(), x.shape, x.dtype, x.device) for x in tensors
+        ]
+
+
+def load_step(ctx: Any) -> tuple[Any, ...]:
+    """What :func:`save_step` kept.
+
+    Raises:
+        RuntimeError: it is not what it was: a hook on saved tensors, or a cast or another use of a
+            module's parameters between the passes; or nothing was kept.
+    """
+    if not ctx.keep:
+        raise RuntimeError(
+            "this call of the fused fast-weights recurrence kept nothing for a backward pass: it "
+            "was exported or traced where no gradient was wanted; do that with gradients enabled"
+        )
+    tensors: tuple[Any, ...] = ctx.saved_tensors
+    if ctx.looks is None:
+        return tensors
+    for tensor, look in zip(tensors, ctx.looks, strict=True):
+        if look is not None:
+            address, shape, dtype, _ = look
+            try:
+                if (
+                    tensor.data_ptr() == address
+                    and tensor.shape == shape
+                    and tensor.dtype is dtype
+                    and not tensor.is_neg()
+                ):
+                    continue
+            except RuntimeError:  # of no memory
+                pass
+            _check_values(tensor, look)
+    return tensors
+
+
+def _check_values(
+    tensor: Tensor, look: tuple[int, Sequence[int], torch.dtype, torch.device]
+) -> None:
+    """Raise unless a tensor that is elsewhere now, as after a hook, can hold what was saved."""
+    address, *was = look
+    numbers = address != 0
+    now = [tensor.shape, tensor.dtype, tensor.device]
+    if now != was or has_plain_memory(tensor) != numbers:
+        raise RuntimeError(
+            f"a tensor of {_described(was, numbers)} was saved for the backward pass of the fused "
+            "fast-weights recurrence, and came back as one of "
+            f"{_described(now, has_plain_memory(tensor))}: parameters must not be cast, moved or "
+            "freed between the passes, and hooks on saved tensors must return what they were given"
+        )
+
+
+def _described(look: Sequence[Any], numbers: bool) -> str:
+    shape, dtype, device = look
+    return f"shape {tuple(shape)}, {dtype}, on {device}{'' if numbers else ', without numbers'}"

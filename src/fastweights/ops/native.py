@@ -3,6 +3,11 @@
 There is a shared object for every instruction set, and the one is loaded that PyTorch's own
 kernels run with (``ATEN_CPU_CAPABILITY=avx2`` chooses another, for both). Nothing is loaded before
 the first kernel is asked for.
+
+PyTorch's threads are OpenMP's. When they have nothing to do they go on spinning for a while, so
+threads of our own would find the cores taken, and start late. So kernels run on theirs, through the
+entry point that compilers use for a parallel region; where there is none, on a pool. No thread
+needs Python for its share, or they would wait for each other.
 """
 
 from __future__ import annotations
@@ -12,20 +17,38 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from fastweights import ops
-from fastweights.ops.threads import Kernel, run_on_threads
 
-__all__ = ["Work", "kernel", "missing_reason", "run", "vector_bytes"]
+__all__ = [
+    "Kernel",
+    "Work",
+    "kernel",
+    "missing_reason",
+    "run",
+    "run_on_threads",
+    "threads_for",
+    "vector_bytes",
+]
 
 ABI_VERSION = 1  # as in native/library.cpp: one more with every change to a kernel's arguments
 
 _SETS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
+_HOME = os.getpid()
+
+
+class Kernel(NamedTuple):
+    """A compiled function of one pointer: to call, where it begins, and what it is called."""
+
+    call: Any
+    address: int
+    name: str = ""
 
 
 class Work(ctypes.Structure):
@@ -56,9 +79,61 @@ def run(kernel: Kernel, arguments: Work, threads: int = 1) -> None:
         kernel: of :func:`kernel`.
         arguments: its C++ struct, as a subclass of :class:`Work`; ``claimed``, ``came`` and
             ``done`` are zero. Whatever its addresses point to must live until this returns.
-        threads: of :func:`fastweights.ops.threads.threads_for`.
+        threads: of :func:`threads_for`.
     """
     run_on_threads(threads, kernel, ctypes.addressof(arguments))
+
+
+def threads_for(blocks: int) -> int:
+    """How many threads to share so many blocks out to: one at least."""
+    return max(1, min(torch.get_num_threads(), blocks))
+
+
+def run_on_threads(threads: int, kernel: Kernel, arguments: int) -> None:
+    """Enter a kernel on so many threads at once, or on fewer, and wait for all.
+
+    Args:
+        threads: at most so many, of :func:`threads_for`.
+        kernel: it shares its work out among the threads that come.
+        arguments: the address that each of them gets.
+
+    Example:
+        >>> came = []
+        >>> call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(came.append)
+        >>> run_on_threads(1, Kernel(call, ctypes.cast(call, ctypes.c_void_p).value), 7)
+        >>> came
+        [7]
+    """
+    if threads == 1:
+        kernel.call(arguments)
+        return
+    # A fork takes neither OpenMP's threads along nor the knowledge that they are gone.
+    openmp = _openmp() if os.getpid() == _HOME else None
+    if openmp is not None:
+        openmp.GOMP_parallel(kernel.address, arguments, threads, 0)
+        return
+    pool = _pool(os.getpid(), torch.get_num_threads())
+    for share in [pool.submit(kernel.call, arguments) for _ in range(threads)]:
+        share.result()
+
+
+@functools.cache
+def _openmp() -> Any:
+    """The OpenMP that PyTorch has loaded, if it has GNU's entry points, else None."""
+    try:
+        library = ctypes.CDLL(torch._C.__file__)  # looks among all that it was linked with
+        pointer, number = ctypes.c_void_p, ctypes.c_uint
+        library.GOMP_parallel.argtypes = (pointer, pointer, number, number)
+        library.GOMP_parallel.restype = None
+    except (AttributeError, OSError):
+        return None
+    return library
+
+
+@functools.cache
+def _pool(process: int, count: int) -> ThreadPoolExecutor:
+    # Keyed by process: a pool does not survive a fork.
+    return ThreadPoolExecutor(count, thread_name_prefix="fastweights")
 
 
 @functools.cache

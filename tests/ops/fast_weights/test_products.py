@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastweights import FastWeightsRNN
-from fastweights.ops.fast_weights import Drive, fast_weights
-from fastweights.ops.fast_weights.options import multiplied
+from fastweights.ops.fast_weights import InputProjection, fast_weights
+from fastweights.ops.fast_weights.options import project
 from tests.problems import problem, run, solve
 from tests.tolerances import assert_close
 
@@ -58,7 +58,7 @@ def test_nobody_asks_for_the_gradient_of_the_input(form):
             found = gradients
     for one, other in zip(found, gradients, strict=True):
         assert_close(one, other)
-    frozen = dataclasses.replace(quiet, drive=Drive(*(x.detach() for x in quiet.drive)))
+    frozen = dataclasses.replace(quiet, drive=InputProjection(*(x.detach() for x in quiet.drive)))
     output = run(frozen, form=form, backend="native")[0]
     (alone,) = torch.autograd.grad(output.square().sum(), leaves[:1])
     assert torch.equal(alone, found[0])
@@ -125,9 +125,9 @@ def test_a_drive_that_does_not_fit():
 
 def test_the_product():
     x, weight = torch.randn(3, 2, 5), torch.randn(4, 5)
-    drive = Drive(x, weight)
-    assert torch.equal(multiplied(drive), x @ weight.t())
-    assert multiplied(x) is x
+    drive = InputProjection(x, weight)
+    assert torch.equal(project(drive), x @ weight.t())
+    assert project(x) is x
     assert (drive.shape, drive.dtype, drive.device.type) == ((3, 2, 4), torch.float32, "cpu")
     given = problem(3, 2, 4, features=5)
     call = (given.weights, given.decay, given.write_rate, given.state, given.options)

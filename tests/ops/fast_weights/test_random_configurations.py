@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastweights.ops.fast_weights import Drive, LayerState, Options, SlowWeights, fast_weights
+from fastweights.ops.fast_weights import (
+    InputProjection,
+    LayerState,
+    Options,
+    SlowWeights,
+    fast_weights,
+)
 from fastweights.ops.fast_weights.reference import memory_weights
 from tests.problems import (
     KERNELS,
@@ -209,9 +215,9 @@ def build(
     # Without layer norm nothing holds h back, so W and A must, however many memories there are.
     scale = 1.0 if normed else 0.5
     eta = 0.3 / width if normed else 0.1 / (width * (drawn.carried + length) ** 0.5)
-    drive: Tensor | Drive
+    drive: Tensor | InputProjection
     if drawn.features:
-        drive = Drive(
+        drive = InputProjection(
             tensors.leaf("input", length, batch, drawn.features),
             tensors.leaf("weight", width, drawn.features, scale=scale / drawn.features**0.5),
             tensors.leaf("bias", width, scale=0.3 * scale) if drawn.input_bias else None,
@@ -272,7 +278,7 @@ def _state(drawn: Configuration, tensors: _Tensors, problem: Problem) -> LayerSt
 
 def _parts(
     problem: Problem, ends: tuple[int, ...]
-) -> Iterator[tuple[Tensor | Drive, Tensor | None]]:
+) -> Iterator[tuple[Tensor | InputProjection, Tensor | None]]:
     """The drive and the lengths of each call."""
     total, lengths = problem.source.shape[0], problem.lengths
     for first, last in itertools.pairwise((0, *ends, total)):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from fastweights import FastWeightsRNN, decay
-from fastweights.ops.fast_weights import Drive, LayerState, SlowWeights, fast_weights
+from fastweights.ops.fast_weights import InputProjection, LayerState, SlowWeights, fast_weights
 from tests.problems import KERNELS, problem, run
 from tests.tolerances import assert_close
 
@@ -44,7 +44,7 @@ def _changed(given, change):
     drive = given.drive
     return leaves, dataclasses.replace(
         given,
-        drive=Drive(*(each(n, x) for n, x in drive._asdict().items())),
+        drive=InputProjection(*(each(n, x) for n, x in drive._asdict().items())),
         weights=SlowWeights(*(each(n, x) for n, x in given.weights._asdict().items())),
         write_rate=each("write_rate", given.write_rate),
         state=given.state._replace(

@@ -166,7 +166,7 @@ def test_why_not(monkeypatch):
 
     def reason(**changes):
         call = dataclasses.replace(given, **changes)
-        return triton_gpu.why_not(call.drive, call.state, call.options)
+        return triton_gpu.unsupported_reason(call.drive, call.state, call.options)
 
     assert reason() is None
     assert "CUDA tensors, got meta" in reason(drive=given.drive.to("meta"))

@@ -1,4 +1,4 @@
-"""One call of the recurrence: do its arguments fit together, and may a kernel take them?"""
+"""One call of the recurrence: its arguments, and whether they fit together."""
 
 from __future__ import annotations
 
@@ -12,29 +12,49 @@ from torch import Tensor
 from fastweights.arguments import check_number
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import (
-    dispatch_is_traced,
-    forward_mode_is_on,
     has_lost_its_memory,
-    has_plain_memory,
     kernel_cannot_follow,
     with_plain_memory,
 )
-from fastweights.ops.fast_weights.options import Drive, LayerState, Options, SlowWeights
+from fastweights.ops.fast_weights.options import (
+    InputProjection,
+    LayerState,
+    Options,
+    SlowWeights,
+)
 
 __all__ = ["Call", "checked"]
 
 
 class Call(NamedTuple):
-    """The arguments of :func:`fastweights.ops.fast_weights.fast_weights` that every form takes."""
+    """The arguments of the recurrence, which every form takes.
 
-    drive: Tensor | Drive
+    T steps, B samples, H features, I inputs, M vectors carried.
+
+    Attributes:
+        drive: C x(t) + b, shape (T, B, H), or its factors.
+        weights: the slow weights.
+        decay: r.
+        write_rate: η, a number or a scalar tensor.
+        state: h(t) and the memory to start from; None starts from nothing.
+        options: what to compute.
+        lengths: steps of each sample, int64, shape (B,); None for all T.
+        resets: which samples forget everything before which step, bool, shape (T, B); None if
+            none does.
+        layered: the tensors of the state, but for ``steps``, have one more dimension, of size 1,
+            in front, as a :class:`fastweights.nn.FastWeightsState` of one layer has them; so do
+            those of the state that is returned. It saves a view of each.
+    """
+
+    drive: Tensor | InputProjection
     weights: SlowWeights
     decay: Decay
     write_rate: Tensor | float
     state: LayerState | None
     options: Options
-    lengths: Tensor | None
+    lengths: Tensor | None = None
     resets: Tensor | None = None
+    layered: bool = False
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Call:
         """The same with every tensor replaced."""
@@ -45,6 +65,15 @@ class Call(NamedTuple):
             return function(parts) if isinstance(parts, Tensor) else parts
 
         return Call(*map(each, self))
+
+    def without_layer(self) -> Call:
+        """The same, not ``layered``."""
+        state = self.state
+        if state is not None:
+            state = LayerState(
+                *(x if x is None or x is state.steps else x[0] for x in state)  # type: ignore[arg-type]
+            )
+        return self._replace(state=state, layered=False)
 
 
 def checked(call: Call) -> tuple[Call, str | None]:
@@ -62,19 +91,6 @@ def checked(call: Call) -> tuple[Call, str | None]:
         call = call._replace(write_rate=check_number("write_rate", rate))
     parts = _parts(call)
     drive = call.drive
-    # At every call, so as few questions as will do; whatever is unusual is looked into below.
-    device, floating = drive.device, drive.dtype
-    if floating.is_floating_point and not (dispatch_is_traced() or forward_mode_is_on()):
-        for _, tensor, shape, dtype in parts:
-            if not (
-                has_plain_memory(tensor)
-                and tensor.shape == shape
-                and tensor.dtype is (dtype or floating)
-                and tensor.device == device
-            ):
-                break
-        else:
-            return call, None
     for name, tensor, shape, dtype in parts:
         _check_part(drive, name, tensor, shape, dtype)
     if not torch.compiler.is_compiling():
@@ -94,8 +110,8 @@ _Part = tuple[str, Tensor, tuple[int, ...], torch.dtype | None]
 
 def _parts(call: Call) -> list[_Part]:
     """Every tensor: its name, itself, its shape and its dtype, None for that of the drive."""
-    drive, weights, decay, write_rate, state, options, lengths, resets = call
-    source, inputs, bias = drive if isinstance(drive, Drive) else (drive, None, None)
+    drive, weights, decay, write_rate, state, options, lengths, resets, _ = call
+    source, inputs, bias = drive if isinstance(drive, InputProjection) else (drive, None, None)
     of_source, kind = ("drive", "H") if inputs is None else ("drive.input", "I")
     if not isinstance(source, Tensor):
         raise TypeError(f"{of_source} must be a tensor, got {type(source).__name__}")
@@ -145,7 +161,7 @@ def _parts(call: Call) -> list[_Part]:
 
 
 def _check_part(
-    drive: Tensor | Drive,
+    drive: Tensor | InputProjection,
     name: str,
     tensor: Tensor,
     shape: tuple[int, ...],

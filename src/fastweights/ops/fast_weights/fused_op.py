@@ -1,14 +1,21 @@
-"""An op with a kernel of its own for each pass, and the two ways to call it."""
+"""Ops with a kernel of their own for each pass: how PyTorch is told of them, and their table.
+
+An op takes the decay as a table of η·r and returns that table's gradient, so every decay works,
+learned or not. Its shape is (K, R, M + T), the age last. R is 1 where r is a function of age; by
+the clock it is M + T, a row for each vector that can be the newest in sight. K is 1 where all
+samples have the same clock, else B.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastweights.decay import Decay
 from fastweights.ops.dispatch import (
     dispatch_is_traced,
     forward_mode_is_on,
@@ -16,56 +23,14 @@ from fastweights.ops.dispatch import (
     has_tangent,
     with_plain_memory,
 )
+from fastweights.ops.fast_weights.options import (
+    NORM,
+    NORM_PRELIMINARY,
+    LayerState,
+)
+from fastweights.ops.fast_weights.reference import memory_weights
 
-__all__ = ["FusedOp", "load", "register", "save"]
-
-
-class FusedOp(NamedTuple):
-    """An op and its gradient, twice: registered with PyTorch, and as plain functions.
-
-    The registered ones are what compilers, exporters and everything else that looks at operations
-    sees. Calling them costs more than calling the functions, which short sequences feel.
-    """
-
-    op: Any
-    backward_op: Any
-    forward: Callable[..., tuple[Tensor, ...]]
-    backward: Callable[..., Sequence[Tensor]]
-    setup_context: Callable[..., None]
-    gradients: Callable[..., tuple[Tensor | None, ...]]
-
-    def __call__(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """The op's outputs; bypasses the dispatcher unless it is being traced."""
-        if dispatch_is_traced() or not _PLAIN.issuperset(map(type, inputs)):
-            return self.op(*inputs)
-        _refuse_tangents(inputs)
-        keep = inputs[-1]
-        return _Direct.apply(self, *inputs) if keep else self.forward(*inputs)
-
-
-_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None), int, float, bool))
-
-
-class _Direct(torch.autograd.Function):
-    """A fused op called past PyTorch's dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, op: FusedOp, *inputs: Any) -> tuple[Tensor, ...]:
-        output = op.forward(*inputs)
-        ctx.op = op
-        op.setup_context(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *doutputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.needs = ctx.needs_input_grad[1:]
-        settled = _settled(doutputs)
-        _refuse_tangents(settled)
-        plain = not dispatch_is_traced() and all(x is None or has_plain_memory(x) for x in settled)
-        op: FusedOp = ctx.op
-        # With create_graph the registered op refuses the second derivative.
-        backward = op.backward if plain and not torch.is_grad_enabled() else op.backward_op
-        return None, *op.gradients(backward, ctx, *settled)
+__all__ = ["norms_of", "plain_gradients", "rates_by_clock", "refuse_tangents", "register"]
 
 
 def register(
@@ -76,15 +41,19 @@ def register(
     backward_shapes: Callable[..., Sequence[Tensor]],
     setup_context: Callable[..., None],
     gradients: Callable[..., tuple[Tensor | None, ...]],
-) -> FusedOp:
-    """Tell PyTorch of an op and of its gradient, which has none itself.
+) -> tuple[Any, Any]:
+    """Tell PyTorch of an op and of its gradient, which has none itself; returns both.
 
-    The last input of ``forward`` says whether to keep what ``backward`` needs. The functions of
-    shapes take the same as the passes and return empty tensors of the same shapes.
-    ``setup_context`` is as PyTorch has it, but for :func:`save`; ``gradients(backward, ctx,
-    *doutputs)`` calls ``backward`` with what :func:`load` returns, and itself returns a gradient,
-    or None, for each input of ``forward``; ``ctx.needs`` says of each whether anybody asks for it.
-    A program that was exported may be asked for others than the call it was made from.
+    The ops are what compilers, exporters and everything else that looks at operations sees. Calling
+    them costs more than calling the functions, which short sequences feel: so each form has an
+    ``autograd.Function`` too, past PyTorch's dispatcher, for calls that nobody follows.
+
+    The functions of shapes take the same as the passes and return empty tensors of the same shapes.
+    ``setup_context`` is as PyTorch has it, and keeps tensors by
+    :func:`fastweights.ops.dispatch.save_step`; ``gradients(backward, ctx, *doutputs)`` calls
+    ``backward`` with what :func:`fastweights.ops.dispatch.load_step` returns, and itself returns a
+    gradient, or None, for each input of ``forward``; ``ctx.needs`` says of each whether anybody
+    asks for it. A program that was exported may be asked for others than the call it was made from.
     """
     op, backward_op = (
         torch.library.custom_op(
@@ -100,59 +69,14 @@ def register(
 
     def registered_gradients(ctx: Any, *doutputs: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.needs = ctx.needs_input_grad
-        return gradients(backward_op, ctx, *_settled(doutputs))
+        return gradients(backward_op, ctx, *plain_gradients(doutputs))
 
     op.register_autograd(registered_gradients, setup_context=setup_context)
     backward_op.register_autograd(_no_second_derivative)
-    # Gradients of a whole batch of losses at once.
     # For the gradients of many losses at once, and for programs that hold the op already.
     op.register_vmap(functools.partial(_one_by_one, op))
     backward_op.register_vmap(functools.partial(_one_by_one, backward_op))
-    return FusedOp(op, backward_op, forward, backward, setup_context, gradients)
-
-
-def save(ctx: Any, keep: bool, tensors: Sequence[Tensor | None]) -> None:
-    """Keep tensors for the backward pass, with what :func:`load` compares them with."""
-    ctx.save_for_backward(*tensors)
-    ctx.keep = keep
-    # A tracer may know sizes by name only; the op that it records compares nothing.
-    ctx.kinds = None if dispatch_is_traced() else [_kind_of(tensor) for tensor in tensors]
-
-
-def load(ctx: Any) -> tuple[Any, ...]:
-    """What :func:`save` kept.
-
-    Raises:
-        RuntimeError: it is not what it was: a hook on saved tensors, or a cast or another use of a
-            module's parameters between the passes; or nothing was kept.
-    """
-    if not ctx.keep:
-        raise RuntimeError(
-            "this call of the fused fast-weights recurrence kept nothing for a backward pass: it "
-            "was exported or traced where no gradient was wanted; do that with gradients enabled"
-        )
-    tensors: tuple[Any, ...] = ctx.saved_tensors
-    if ctx.kinds is not None:
-        for tensor, kind in zip(tensors, ctx.kinds, strict=True):
-            if _kind_of(tensor) != kind:
-                raise RuntimeError(
-                    f"a tensor of {_named(kind)} was saved for the backward pass of the fused "
-                    f"fast-weights recurrence, and came back as one of {_named(_kind_of(tensor))}: "
-                    "parameters must not be cast, moved or freed between the passes, and hooks on "
-                    "saved tensors must return what they were given"
-                )
-    return tensors
-
-
-def _kind_of(tensor: Tensor | None) -> Any:
-    if tensor is None:
-        return None
-    return tensor.shape, tensor.dtype, tensor.device, has_plain_memory(tensor)
-
-
-def _named(kind: Any) -> str:
-    shape, dtype, device, plain = kind
-    return f"shape {tuple(shape)}, {dtype}, on {device}{'' if plain else ', without numbers'}"
+    return op, backward_op
 
 
 def _registered(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -167,7 +91,8 @@ def _registered(function: Callable[..., Any], *inputs: Any) -> Any:
     return function(*inputs)
 
 
-def _refuse_tangents(inputs: Sequence[Any]) -> None:
+def refuse_tangents(inputs: Sequence[Any]) -> None:
+    """Raise if forward-mode differentiation asks for what comes of one of these."""
     if forward_mode_is_on() and any(isinstance(x, Tensor) and has_tangent(x) for x in inputs):
         raise NotImplementedError(_NO_TANGENT)
 
@@ -177,7 +102,7 @@ _NO_TANGENT = (
 )
 
 
-def _settled(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+def plain_gradients(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients from outside, written out as a kernel takes them."""
     if dispatch_is_traced():
         return list(gradients)
@@ -202,3 +127,45 @@ def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
         "the fused fast-weights recurrence has no second derivative; "
         "backend='reference' has all of them"
     )
+
+
+def norms_of(inner_steps: int, flags: int) -> int:
+    """Layer norms per step: one per read, and one more if the preliminary vector has its own."""
+    return inner_steps + bool(flags & NORM_PRELIMINARY) if flags & NORM else 0
+
+
+def rates_by_clock(
+    decay: Decay,
+    write_rate: Tensor | float,
+    state: LayerState | None,
+    carried: int,
+    drive: Tensor,
+    cut: Tensor | None,
+) -> Tensor:
+    """The table of η r by the clock; what was written before the step ``cut`` is a constant.
+
+    ``drive`` is anything of the call's length, dtype and device.
+    """
+    kind, device = torch.promote_types(drive.dtype, torch.float32), drive.device
+    count = carried + drive.shape[0]
+    steps = torch.zeros(1, dtype=torch.int64, device=device) if state is None else state.steps
+    return _by_clock(decay, write_rate, steps - carried, count, kind, cut)
+
+
+def _by_clock(
+    decay: Decay,
+    write_rate: Tensor | float,
+    oldest: Tensor,
+    count: int,
+    kind: torch.dtype,
+    cut: Tensor | None,
+) -> Tensor:
+    """The table for ``count`` vectors, the first of them written at step ``oldest`` (B,)."""
+    clocks = torch.stack([oldest] if cut is None else [oldest, cut])[:, :, None, None]
+    if not dispatch_is_traced() and bool((clocks == clocks[:, :1]).all()):
+        clocks = clocks[:, :1]
+    index = torch.arange(count, device=oldest.device)
+    newest = clocks[0] + index[:, None]
+    before = None if cut is None else clocks[1]
+    table = memory_weights(newest - index, newest, decay, write_rate, before)
+    return table.to(kind)

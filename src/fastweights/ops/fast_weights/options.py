@@ -21,11 +21,11 @@ __all__ = [
     "NORM_PRELIMINARY",
     "PREVIOUS",
     "TANH",
-    "Drive",
+    "InputProjection",
     "LayerState",
     "Options",
     "SlowWeights",
-    "multiplied",
+    "project",
 ]
 
 Nonlinearity = Literal["relu", "tanh"]
@@ -57,6 +57,7 @@ class Options:
             "previous" hidden vector, which adds no depth.
         memory: "hebbian" fast weights, a "static" matrix in their place, or "none".
         detach_writes: no gradient through what is written.
+        flags: the options that are yes or no as one integer, as the kernels take them.
 
     Example:
         >>> Options(inner_steps=2, nonlinearity="tanh").write
@@ -76,6 +77,7 @@ class Options:
     query: Query = "preliminary"
     memory: Memory = "hebbian"
     detach_writes: bool = False
+    flags: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         inner_steps = check_integer("inner_steps", self.inner_steps, 0)
@@ -101,17 +103,11 @@ class Options:
             | DETACH * self.detach_writes
             | TANH * (self.nonlinearity == "tanh")
         )
-        object.__setattr__(self, "_flags", flags)
-
-    @property
-    def flags(self) -> int:
-        """The options that are yes or no as one integer, as the kernels take them."""
-        flags: int = self.__dict__["_flags"]
-        return flags
+        object.__setattr__(self, "flags", flags)
 
 
-class Drive(NamedTuple):
-    """The input's contribution C x(t) + b for every step, before it is multiplied out.
+class InputProjection(NamedTuple):
+    """The input's contribution C x(t) + b for every step, before it is computed.
 
     Some kernels do that on the way. ``shape``, ``dtype`` and ``device`` are those of the product.
 
@@ -121,7 +117,7 @@ class Drive(NamedTuple):
         bias: b, shape (H,), or None.
 
     Example:
-        >>> drive = Drive(torch.randn(5, 2, 3), torch.randn(4, 3))
+        >>> drive = InputProjection(torch.randn(5, 2, 3), torch.randn(4, 3))
         >>> drive.shape == drive.product().shape
         True
     """
@@ -147,9 +143,9 @@ class Drive(NamedTuple):
         return functional.linear(self.input, self.weight, self.bias)
 
 
-def multiplied(drive: Tensor | Drive) -> Tensor:
-    """The drive itself, or its product."""
-    return drive.product() if isinstance(drive, Drive) else drive
+def project(drive: Tensor | InputProjection) -> Tensor:
+    """C x(t) + b, shape (T, B, H), of a drive that may still be a projection."""
+    return drive.product() if isinstance(drive, InputProjection) else drive
 
 
 class SlowWeights(NamedTuple):

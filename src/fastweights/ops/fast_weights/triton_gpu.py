@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from fastweights.decay import Decay
-from fastweights.ops.fast_weights import attention_op, fused_op
-from fastweights.ops.fast_weights.attention_op import HEBBIAN, norms_of
+from fastweights.decay import Decay, scaled_table
+from fastweights.ops.dispatch import (
+    dispatch_is_traced,
+    load_step,
+    save_step,
+)
+from fastweights.ops.fast_weights.fused_op import (
+    norms_of,
+    plain_gradients,
+    rates_by_clock,
+    refuse_tangents,
+    register,
+)
 from fastweights.ops.fast_weights.options import (
     AFTER_READ,
     DETACH,
@@ -20,15 +32,23 @@ from fastweights.ops.fast_weights.options import (
     NORM_PRELIMINARY,
     PREVIOUS,
     TANH,
-    Drive,
+    InputProjection,
     LayerState,
     Options,
     SlowWeights,
 )
+from fastweights.ops.fast_weights.reference import (
+    constant_before,
+    right_aligned,
+    steps_after,
+    trimmed,
+)
 
-__all__ = ["attention_form", "why_not"]
+__all__ = ["attention_form", "unsupported_reason"]
 
 _WIDEST = 256
+_MEMORIES = ("hebbian", "static", "none")
+_HEBBIAN = 0
 
 
 def _installed() -> bool:
@@ -40,8 +60,10 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def why_not(drive: Tensor | Drive, state: LayerState | None, options: Options) -> str | None:
-    """The reason this call cannot run here, or None."""
+def unsupported_reason(
+    drive: Tensor | InputProjection, state: LayerState | None, options: Options
+) -> str | None:
+    """The reason why this call cannot run here, or None."""
     if not _installed():
         return "triton is not installed"
     kind = drive.device.type
@@ -51,7 +73,9 @@ def why_not(drive: Tensor | Drive, state: LayerState | None, options: Options) -
         return f"it computes in float32, float64 and bfloat16, got {drive.dtype}"
     if drive.shape[-1] > _WIDEST:
         return f"it carries at most {_WIDEST} features, got {drive.shape[-1]}"
-    return attention_op.why_not(state, options)
+    if options.memory == "hebbian" and state is not None and state.matrix is not None:
+        return "the state holds a matrix"
+    return None
 
 
 def attention_form(
@@ -64,7 +88,112 @@ def attention_form(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
     """As :func:`fastweights.ops.fast_weights.reference.attention_form`, fused."""
-    return attention_op.run(_attention, drive, weights, decay, write_rate, state, options, lengths)
+    length, batch, width = drive.shape
+    like = weights.recurrent
+    hebbian = options.memory == "hebbian"
+    past = None
+    if state is not None:
+        past = state.hidden[None]
+        if hebbian and state.history is not None:
+            past = torch.cat([state.history, past])
+    carried = 0 if past is None else past.shape[0] - 1
+    cut = None
+    if state is not None and carried:
+        cut = constant_before(state, decay, write_rate)
+    if not hebbian:
+        rates = like.new_zeros(1, 1, 1)
+    elif decay.stationary and cut is None:
+        kind = torch.promote_types(drive.dtype, torch.float32)
+        plain = not dispatch_is_traced()
+        rates = scaled_table(
+            decay, write_rate, carried + length, kind, drive.device, remember=plain
+        )
+    else:
+        rates = rates_by_clock(decay, write_rate, state, carried, drive, cut)
+    drive, ended = _past_the_end(drive, lengths, options)
+    gain, norm_bias = weights.norm_weight, weights.norm_bias
+    if options.layer_norm:
+        gain = like.new_ones(width) if gain is None else gain
+        norm_bias = like.new_zeros(width) if norm_bias is None else norm_bias
+    static = weights.memory if options.memory == "static" else None
+    tensors = (drive, past, like, rates, gain, norm_bias, static)
+    output, written = _apply(
+        *tensors,
+        options.inner_steps,
+        options.norm_eps,
+        options.flags,
+        _MEMORIES.index(options.memory),
+        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors),
+    )
+    history = None
+    if hebbian:
+        written = written.detach() if options.detach_writes else written
+        history = trimmed(right_aligned(written, length, lengths), decay)
+    hidden = output[-1].clone()  # of its own, not part of the output
+    if ended is not None and lengths is not None:
+        before = like.new_zeros(batch, width) if state is None else state.hidden
+        hidden = _last_of(before, output, lengths)
+        output = output.masked_fill(ended, 0.0)
+    if state is not None:
+        steps = steps_after(state.steps, length, lengths)
+    elif lengths is None:
+        steps = torch.full((batch,), length, device=drive.device)
+    else:
+        steps = lengths.clone()
+    return output, LayerState(hidden, steps, history, constant_before=cut)
+
+
+def _past_the_end(
+    drive: Tensor, lengths: Tensor | None, options: Options
+) -> tuple[Tensor, Tensor | None]:
+    """A drive that a kernel may run on past a sample's end, and where that is, (T, B, 1)."""
+    if lengths is None:
+        return drive, None
+    steps = torch.arange(drive.shape[0], device=drive.device)
+    ended = (steps[:, None] >= lengths)[:, :, None]
+    if not options.layer_norm:
+        # Past the end nothing keeps the numbers small, and an overflow would make NaN of a
+        # gradient times zero. So deep a drive keeps h at zero.
+        drive = drive.masked_fill(ended, -1e30)
+    return drive, ended
+
+
+def _last_of(before: Tensor, output: Tensor, lengths: Tensor) -> Tensor:
+    """h after each sample's last step, or as it was where there is none."""
+    index = (lengths - 1).clamp(min=0)[None, :, None].expand(1, *before.shape)
+    return torch.where((lengths > 0)[:, None], output.gather(0, index)[0], before)
+
+
+def _apply(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """The output and the written vectors; past the dispatcher unless somebody follows it."""
+    if dispatch_is_traced() or not _PLAIN.issuperset(map(type, inputs)):
+        output, written, *_ = _op(*inputs)
+        return output, written
+    refuse_tangents(inputs)
+    output, written, *_ = _Direct.apply(*inputs) if inputs[-1] else _forward(*inputs)
+    return output, written
+
+
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None), int, float, bool))
+
+
+class _Direct(torch.autograd.Function):
+    """The op past PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *doutputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.needs = ctx.needs_input_grad
+        settled = plain_gradients(doutputs)
+        refuse_tangents(settled)
+        # With create_graph the registered op refuses the second derivative.
+        followed = dispatch_is_traced() or torch.is_grad_enabled()
+        return _gradients(_backward_op if followed else _backward, ctx, *settled)
 
 
 def _settings(drive: Tensor, flags: int, memory: int) -> dict[str, Any]:
@@ -152,7 +281,7 @@ def _forward(
             EPS=norm_eps,
             KEEP=keep,
         )
-    written = hs[:-1].clone() if memory == HEBBIAN else drive.new_empty(0)
+    written = hs[:-1].clone() if memory == _HEBBIAN else drive.new_empty(0, batch, width)
     return hs[start:], written, *kept
 
 
@@ -183,7 +312,8 @@ def _forward_shapes(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     start, length = 1 if past is None else past.shape[0], drive.shape[0]
     output = drive.new_empty(start + length, *drive.shape[1:])[start:]
-    written = attention_op.written_like(output, past, memory)
+    past_steps = start + length - 1 if memory == _HEBBIAN else 0
+    written = drive.new_empty(past_steps, *drive.shape[1:])
     return output, written, *_kept_like(drive, inner_steps, flags, memory, keep)
 
 
@@ -262,15 +392,70 @@ def _backward_shapes(
     norm_weight: Tensor | None, norm_bias: Tensor | None, static: Tensor | None, queries: Tensor,
     normed: Tensor, scales: Tensor, inner_steps: int, norm_eps: float, flags: int, memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return attention_op.gradients_like(doutput, past, weight, rates, static, flags)
+    width = doutput.shape[2]
+    return (
+        doutput.new_empty(doutput.shape),
+        doutput.new_empty(0 if past is None else past.shape),
+        weight.new_empty(weight.shape),
+        rates.new_empty(rates.shape if flags & LEARNED else 0),
+        doutput.new_empty(width),
+        doutput.new_empty(width),
+        doutput.new_empty(0 if static is None else static.shape),
+    )
 
 
-_attention = fused_op.register(
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, *tensors, inner_steps, eps, flags, memory, keep = inputs
+    result, _, *kept = output  # the output is the memory
+    save_step(ctx, keep, [result, *tensors, *kept])
+    ctx.settings = (inner_steps, eps, flags, memory)
+    ctx.mark_non_differentiable(*kept)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(
+    backward: Callable[..., tuple[Tensor, ...]],
+    ctx: Any,
+    doutput: Tensor | None,
+    dwritten: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor | None, ...]:
+    """A gradient for each input of the op."""
+    inner_steps, eps, flags, memory = ctx.settings
+    if memory != _HEBBIAN:
+        dwritten = None  # of no vectors
+    if doutput is None and dwritten is None:
+        return (None,) * 12
+    saved = load_step(ctx)
+    past, gain, static = saved[1], saved[4], saved[6]
+    known = 0 if past is None else past.shape[0]
+    if dwritten is not None:  # h(0) … h(T − 1), and output is h(1) … h(T)
+        later = functional.pad(dwritten[max(known, 1) :], (0, 0, 0, 0, 0, 1))
+        doutput = later if doutput is None else doutput + later
+    flags = flags | LEARNED * ctx.needs[3]
+    ddrive, dpast, dweight, drates, dgain, dbias, dstatic = backward(
+        doutput, *saved, inner_steps, eps, flags, memory
+    )
+    if dwritten is not None and past is not None:
+        dpast = dpast + dwritten[:known]
+    return (
+        ddrive,
+        None if past is None else dpast,
+        dweight,
+        drates if flags & LEARNED else None,
+        None if gain is None else dgain,
+        None if gain is None else dbias,
+        None if static is None else dstatic,
+        *(None,) * 5,
+    )
+
+
+_op, _backward_op = register(
     "attention_form_triton",
     _forward,
     _forward_shapes,
     _backward,
     _backward_shapes,
-    attention_op.keeping(lambda inner_steps, flags: True),  # it is the memory
-    attention_op.gradients,
+    _setup_context,
+    _gradients,
 )

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastweights.ops import native
-from fastweights.ops.threads import threads_for
 
 __all__ = ["adam_step", "sgd_step", "unsupported_reason"]
 
@@ -264,5 +263,5 @@ def _run(
     # Autograd cannot see the writing, and must: a backward pass through changed weights is wrong.
     torch.autograd.graph.increment_version(weights)
     spans = sum(-(-size // _SPAN) for size in sizes)
-    threads = 1 if sum(sizes) < _SERIAL_BELOW else threads_for(spans)
+    threads = 1 if sum(sizes) < _SERIAL_BELOW else native.threads_for(spans)
     native.run(native.kernel(kernel, weights[0].dtype), step, threads)
