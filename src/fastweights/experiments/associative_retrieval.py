@@ -35,14 +35,20 @@ from fastweights.report.figures import DOTTED, draw_dots, new_figure
 from fastweights.report.section import Picture, Table
 from fastweights.tasks import AssociativeRetrieval, Splits, binding_free_ceiling
 from fastweights.theory.memory import balanced_write_rate
-from fastweights.training.config import ConfigError
+from fastweights.training.config import (
+    ConfigError,
+    Count,
+    Fraction,
+    Names,
+    Natural,
+    NotNegative,
+    Rate,
+    Seed,
+    Width,
+)
 from fastweights.training.loop import Classification
 from fastweights.training.metrics import updates_to
 from fastweights.training.schedule import Schedule
-
-Positive = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=1, le=4096)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +61,7 @@ class RetrievalConfig:
     it follows from decay and length by `fastweights.theory.memory.balanced_write_rate`.
     """
 
-    arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    arms: Names = (
         "fast-weights",
         "identity",
         "layer-norm-rnn",
@@ -63,24 +69,24 @@ class RetrievalConfig:
     )
     hidden_sizes: Annotated[tuple[Width, ...], Field(min_length=1)] = (50,)
     num_pairs: Annotated[int, Field(ge=1, le=26)] = 4
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    train_size: Positive = 100_000
-    validation_size: Positive = 10_000
-    test_size: Positive = 20_000
-    updates: Positive = 4_000
-    batch_size: Positive = 128
+    first_seed: Seed = 0
+    train_size: Count = 100_000
+    validation_size: Count = 10_000
+    test_size: Count = 20_000
+    updates: Count = 4_000
+    batch_size: Count = 128
     learning_rate: Rate | None = None
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    warmup: Annotated[int, Field(ge=0)] = 200
+    weight_decay: NotNegative | None = None
+    warmup: Natural = 200
     schedule: Literal["cosine", "linear"] = "cosine"
     gradient_clip: Rate = 0.5
-    evaluate_every: Positive = 250
+    evaluate_every: Count = 250
     head_size: Width = 100
-    decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
+    decay: Fraction = 0.99
     write_rate: Rate | None = None
     inner_steps: Annotated[int, Field(ge=0, le=1000)] = 1
     input_scale: Rate = 1.0
-    recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
+    recurrent_scale: NotNegative = 0.2
 
     def task(self) -> AssociativeRetrieval:
         return AssociativeRetrieval(

@@ -28,12 +28,17 @@ from fastweights.report.figures import new_figure
 from fastweights.report.section import Picture
 from fastweights.report.verdicts import BOUND_RULE, Bound
 from fastweights.tasks.catch import CatchVector
-from fastweights.training.config import ConfigError
+from fastweights.training.config import (
+    ConfigError,
+    Count,
+    Fraction,
+    Natural,
+    NotNegative,
+    Rate,
+    Seed,
+)
 from fastweights.training.schedule import Schedule
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 LEVEL = 0.95  # balls caught, by an agent that has learned the game
 
 
@@ -55,16 +60,16 @@ class CatchConfig:
     size: Annotated[int, Field(ge=3, le=64)] = 16
     blank_after: Count = 3
     hidden_size: Annotated[int, Field(ge=2, le=1024)] = 64
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
+    first_seed: Seed = 300
     updates: Count = 4_000
     games: Annotated[int, Field(ge=2, le=4096)] = 32
     learning_rate: Rate | None = None
-    warmup: Annotated[int, Field(ge=0)] = 50
+    warmup: Natural = 50
     gradient_clip: Rate = 0.5
     evaluate_every: Count = 100
     test_games: Annotated[int, Field(ge=2, le=100_000)] = 1_000
     discount: Fraction = 0.98
-    entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    entropy: NotNegative = 0.01
     decay: Fraction = 0.95
     write_rate: Rate = 0.1
 

@@ -49,13 +49,20 @@ from fastweights.report.verdicts import (
 )
 from fastweights.tasks import Mnist, load_mnist
 from fastweights.tasks.glimpses import FIXED_ORDERS, ORDERS, Glimpses
-from fastweights.training.config import ConfigError, nearest
+from fastweights.training.config import (
+    ConfigError,
+    Count,
+    Fraction,
+    Names,
+    Natural,
+    NotNegative,
+    Rate,
+    Seed,
+    Width,
+    nearest,
+)
 from fastweights.training.loop import Classification
 from fastweights.training.schedule import Schedule
-
-Count = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=1, le=4096)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +76,7 @@ class GlimpsesConfig:
     size.
     """
 
-    arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    arms: Names = (
         "fast-weights",
         "multi-level",
         "layer-norm-rnn",
@@ -78,23 +85,23 @@ class GlimpsesConfig:
         "convnet",
     )
     hidden_sizes: Annotated[tuple[Width, ...], Field(min_length=1)] = (100,)
-    orders: Annotated[tuple[str, ...], Field(min_length=1)] = ("published",)
+    orders: Names = ("published",)
     places: bool = False
     data: str | None = None
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
+    first_seed: Seed = 300
     validation_size: Annotated[int, Field(ge=1, lt=60_000)] = 5_000
     updates: Count = 6_435
     batch_size: Count = 128
     learning_rate: Rate | None = None
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    warmup: Annotated[int, Field(ge=0)] = 200
+    weight_decay: NotNegative = 0.1
+    warmup: Natural = 200
     gradient_clip: Rate = 0.5
     evaluate_every: Count = 429
-    decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
+    decay: Fraction = 0.99
     write_rate: Rate = 0.01
     inner_steps: Annotated[int, Field(ge=0, le=1000)] = 1
     input_scale: Rate = 0.3
-    recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    recurrent_scale: NotNegative = 0.05
     inspected: Count = 2_000
 
 

@@ -13,9 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fastweights.nn import FastWeightsRNN
-
-Positive = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=1, le=4096)]
+from fastweights.training.config import (
+    Count,
+    Fraction,
+    Names,
+    Natural,
+    NotNegative,
+    Rate,
+    Seed,
+    Width,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +36,7 @@ class LanguageConfig:
     """
 
     text: str | None = None
-    arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    arms: Names = (
         "fast-weights",
         "layer-norm-rnn",
         "lstm-parameters",
@@ -40,17 +47,17 @@ class LanguageConfig:
     hidden_size: Width = 128
     num_layers: Annotated[int, Field(ge=1, le=64)] = 2
     embedding_size: Width = 64
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
-    streams: Positive = 32
-    segment: Positive = 64
-    updates: Positive = 1_000
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    warmup: Annotated[int, Field(ge=0)] = 100
-    gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    evaluate_every: Positive = 200
-    decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.9
-    write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.003
+    first_seed: Seed = 300
+    streams: Count = 32
+    segment: Count = 64
+    updates: Count = 1_000
+    learning_rate: Rate | None = None
+    weight_decay: NotNegative = 0.01
+    warmup: Natural = 100
+    gradient_clip: Rate = 1.0
+    evaluate_every: Count = 200
+    decay: Fraction = 0.9
+    write_rate: Rate = 0.003
 
 
 class CharacterModel(nn.Module):

@@ -37,6 +37,7 @@ from fastweights.report.statistics import mean_intervals
 from fastweights.report.verdicts import Bound
 from fastweights.tasks import Split
 from fastweights.theory.memory import VERDICT_RULE, findings, pair_ages, pair_snr, sweeps
+from fastweights.training.config import Count, Natural, Rate, Seed
 
 THEORY = Theory(findings, sweeps)
 
@@ -77,16 +78,16 @@ class MemoryConfig:
     2. Where ``write_rate`` is None, each decay has its own.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    effort: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    seed: Natural = 0
+    effort: Rate = 1.0
     decays: tuple[str, ...] = tuple(DECAYS)
     hidden_size: Annotated[int, Field(ge=2, le=4096)] = 20
     num_pairs: Annotated[int, Field(ge=1, le=26)] = 4
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
-    updates: Annotated[int, Field(ge=1)] = 4_000
+    first_seed: Seed = 300
+    updates: Count = 4_000
     train_size: Annotated[int, Field(ge=128)] = 100_000
     test_size: Annotated[int, Field(ge=1_000)] = 20_000
-    write_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    write_rate: Rate | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:

@@ -19,10 +19,8 @@ from fastweights.lab.findings import Values
 from fastweights.lab.study import Arm
 from fastweights.nn import FastWeightsRNN, FastWeightsState
 from fastweights.tasks.priming import Priming, Trials, unpack
+from fastweights.training.config import Count, Fraction, Names, Natural, Rate, Seed, Width
 
-Count = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=1, le=4096)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Noise = Annotated[float, Field(ge=0, le=0.5)]
 
 
@@ -35,7 +33,7 @@ class PrimingConfig:
     exposure has ``exposure_noise``.
     """
 
-    arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    arms: Names = (
         "fast-weights",
         "decay-0.9",
         "decay-0.7",
@@ -43,11 +41,11 @@ class PrimingConfig:
         "no-repeats",
         "layer-norm-rnn",
     )
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
+    first_seed: Seed = 300
     words: Annotated[int, Field(ge=3, le=2**20)] = 64
     bits: Annotated[int, Field(ge=1, le=62)] = 40
     length: Annotated[int, Field(ge=2, le=4096)] = 11
-    repeat: Annotated[float, Field(ge=0, le=1)] = 0.5
+    repeat: Fraction = 0.5
     noises: Annotated[tuple[Noise, ...], Field(min_length=1)] = (0.0, 0.1, 0.2, 0.3, 0.4)
     hidden_size: Width = 64
     train_size: Count = 100_000
@@ -56,13 +54,13 @@ class PrimingConfig:
     updates: Count = 3_000
     batch_size: Count = 128
     learning_rate: Rate = 5e-3
-    warmup: Annotated[int, Field(ge=0)] = 200
+    warmup: Natural = 200
     gradient_clip: Rate = 0.5
     evaluate_every: Count = 500
     write_rate: Rate = 0.03
     trials: Count = 2_000
     between: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4, 6, 8)
-    fixed_between: Annotated[int, Field(ge=0)] = 4
+    fixed_between: Natural = 4
     probe_noise: Noise = 0.3
     exposure_noise: Noise = 0.3
     probe_noises: Annotated[tuple[Noise, ...], Field(min_length=1)] = (

@@ -27,12 +27,20 @@ from fastweights.report.section import Picture
 from fastweights.report.verdicts import BOUND_RULE
 from fastweights.tasks import IGNORED, PrioritySort, RepeatCopy, SymbolBatch
 from fastweights.tasks.streams import below, stream
-from fastweights.training.config import ConfigError
+from fastweights.training.config import (
+    ConfigError,
+    Count,
+    Fraction,
+    Names,
+    Natural,
+    NotNegative,
+    Rate,
+    Seed,
+    Width,
+)
 from fastweights.training.schedule import Schedule
 
-Positive = Annotated[int, Field(ge=1)]
 Symbols = Annotated[int, Field(ge=2, le=32)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SHORTEST = 2  # symbols in a sequence
 
 
@@ -66,7 +74,7 @@ class SequenceConfig:
     Where ``learning_rate`` or ``write_rate`` is None, each arm has its own.
     """
 
-    arms: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    arms: Names = (
         "exponential",
         "power-law",
         "factorial",
@@ -76,17 +84,17 @@ class SequenceConfig:
     num_symbols: Symbols = 8
     train_length: Annotated[int, Field(ge=2)] = 6
     test_length: Annotated[int, Field(ge=2)] = 12
-    curriculum: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    hidden_size: Annotated[int, Field(ge=1, le=4096)] = 64
-    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
-    updates: Positive = 4_000
-    batch_size: Positive = 64
+    curriculum: Fraction = 0.5
+    hidden_size: Width = 64
+    first_seed: Seed = 300
+    updates: Count = 4_000
+    batch_size: Count = 64
     learning_rate: Rate | None = None
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    warmup: Annotated[int, Field(ge=0)] = 200
+    weight_decay: NotNegative = 0.01
+    warmup: Natural = 200
     gradient_clip: Rate = 0.5
-    evaluate_every: Positive = 250
-    test_size: Positive = 500
+    evaluate_every: Count = 250
+    test_size: Count = 500
     write_rate: Rate | None = None
 
     def task(self) -> Task:

@@ -6,16 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from fastweights.experiments.transfer_figures import PICTURES
 from fastweights.lab.experiment import Result, Unit
 from fastweights.lab.simulation import Theory, published_claims, statement_table, use_one_core
 from fastweights.report.section import Section
 from fastweights.theory.transfer import VERDICT_RULE, findings, sweeps
-from fastweights.training.config import ConfigError
+from fastweights.training.config import ConfigError, Natural, Rate
 
 THEORY = Theory(findings, sweeps)
 
@@ -27,8 +25,8 @@ class TransferConfig:
     ``effort`` multiplies the number of draws; standard errors shrink with its root.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    effort: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    seed: Natural = 0
+    effort: Rate = 1.0
 
 
 class Transfer:

@@ -9,13 +9,23 @@ import json
 import math
 import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
 __all__ = ["ConfigError", "as_dict", "differences", "from_dict", "nearest", "with_overrides"]
 
 C = TypeVar("C")
+
+# What the fields of configurations are.
+Natural = Annotated[int, pydantic.Field(ge=0)]
+Count = Annotated[int, pydantic.Field(ge=1)]
+Width = Annotated[int, pydantic.Field(ge=1, le=4096)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+Rate = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
 
 # A configuration may have come from anyone; what is made of it must come to an end.
 MAX_VALUES = 100  # of a list

@@ -11,9 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-Size = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from fastweights.training.config import Count, Fraction, Natural, NotNegative
+
 Rule = Literal["hebbian", "delta"]
 RULES: tuple[Rule, ...] = ("hebbian", "delta")
 
@@ -49,12 +48,12 @@ class BindingConfig:
         rule: "hebbian", or "delta", which writes x_p − f x_q in place of x_p.
     """
 
-    first_seed: Annotated[int, Field(ge=0)] = 100
+    first_seed: Natural = 100
     values: Annotated[int, Field(ge=2)] = 24
-    units: Size = 32
-    unit_counts: Annotated[tuple[Size, ...], Field(min_length=1)] = (16, 32, 64)
-    objects: Size = 6
-    object_counts: Annotated[tuple[Size, ...], Field(min_length=1)] = (
+    units: Count = 32
+    unit_counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 32, 64)
+    objects: Count = 6
+    object_counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (
         1,
         2,
         4,
@@ -65,17 +64,17 @@ class BindingConfig:
         20,
         24,
     )
-    many_objects: Size = 12
-    scenes: Size = 20
-    write_rate: Rate = 1.0
+    many_objects: Count = 12
+    scenes: Count = 20
+    write_rate: NotNegative = 1.0
     decay: Fraction = 0.01
     decays: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.0, 0.1, 0.2, 0.4)
-    clean_up: Rate = 0.5
-    steps: Size = 10
-    stream: Size = 20
-    pause: Annotated[int, Field(ge=0)] = 200
-    streams: Size = 5
-    slow_rate: Rate = 0.01
+    clean_up: NotNegative = 0.5
+    steps: Count = 10
+    stream: Count = 20
+    pause: Natural = 200
+    streams: Count = 5
+    slow_rate: NotNegative = 0.01
     rule: Rule = "hebbian"
 
 

@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastweights.report.statistics import Interval, ratio_intervals
+from fastweights.training.config import Count, Fraction, Natural, NotNegative
 
 Array = NDArray[np.float64]
 Group = tuple[Tensor, Tensor]
 Measure = Literal["error", "bits"]
-Count = Annotated[int, Field(ge=1)]
-Sweeps = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 Condition = Literal["fast", "both", "slow-only", "never-learned", "weight-noise"]
@@ -76,29 +74,29 @@ class DeblurringConfig:
         ValueError: rehearsed must be below associations = 100, got (100,)
     """
 
-    first_seed: Annotated[int, Field(ge=0)] = 100
+    first_seed: Natural = 100
     inputs: Annotated[int, Field(ge=1, le=20)] = 10  # all 2**inputs vectors are listed
     hidden: Count = 100
     outputs: Count = 10
     associations: Count = 100
     new_associations: Count = 5
     rehearsed: Annotated[tuple[Count, ...], Field(min_length=1)] = (50, 10)
-    init_range: Rate = 0.3
-    learning_sweeps: Sweeps = 1300
-    interference_sweeps: Sweeps = 400
+    init_range: NotNegative = 0.3
+    learning_sweeps: Natural = 1300
+    interference_sweeps: Natural = 400
     rehearsal_sweeps: Count = 20
-    slow_lr: Rate = 0.02
+    slow_lr: NotNegative = 0.02
     slow_momentum: Momentum = 0.9
-    fast_lr: Rate = 0.02
+    fast_lr: NotNegative = 0.02
     fast_momentum: Momentum = 0.9
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    warmup_sweeps: Sweeps = 50
+    decay: Fraction = 0.01
+    warmup_sweeps: Natural = 50
     warmup_momentum: Momentum = 0.5
     margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
     margin_error: Literal["beyond", "whole"] = "beyond"
     relaxation_updates: Count = 400
     relaxation_step: Count = 20
-    noise_std: Rate = 0.35
+    noise_std: NotNegative = 0.35
 
     def __post_init__(self) -> None:
         if len(set(self.rehearsed)) < len(self.rehearsed):

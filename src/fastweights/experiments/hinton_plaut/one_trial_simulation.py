@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastweights.optim import SlowFast
+from fastweights.training.config import Count, Fraction, Natural, NotNegative
 
-Size = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Pairs = tuple[Tensor, Tensor]
 
 ARMS: Mapping[str, str] = {
@@ -39,20 +38,20 @@ class OneTrialConfig:
     ``stream`` new associations come ``pause`` updates after each other in the last part.
     """
 
-    first_seed: Annotated[int, Field(ge=0)] = 100
-    inputs: Size = 30
-    hidden: Size = 200
-    outputs: Size = 10
-    associations: Size = 50
-    new_associations: Size = 5
-    stream: Size = 20
-    pause: Size = 25
-    init_range: Rate = 0.3
-    learning_sweeps: Size = 300
-    slow_lr: Rate = 0.002
+    first_seed: Natural = 100
+    inputs: Count = 30
+    hidden: Count = 200
+    outputs: Count = 10
+    associations: Count = 50
+    new_associations: Count = 5
+    stream: Count = 20
+    pause: Count = 25
+    init_range: NotNegative = 0.3
+    learning_sweeps: Count = 300
+    slow_lr: NotNegative = 0.002
     slow_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    fast_lr: Rate = 0.5
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    fast_lr: NotNegative = 0.5
+    decay: Fraction = 0.01
 
 
 class Associator(nn.Module):

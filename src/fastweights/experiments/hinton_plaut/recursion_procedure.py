@@ -28,10 +28,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Size = Annotated[int, Field(ge=1)]
-Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from fastweights.training.config import Count, Fraction, Natural, NotNegative
+
+Sizes = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
 class Stage(enum.IntEnum):
@@ -228,29 +227,29 @@ class RecursionConfig:
         depth: of these, of the run that is shown step by step, and of the first claim.
     """
 
-    first_seed: Annotated[int, Field(ge=0)] = 100
+    first_seed: Natural = 100
     symbols: Annotated[int, Field(ge=2, le=4096)] = 8
-    program_units: Size = 64
-    context_units: Size = 64
+    program_units: Count = 64
+    context_units: Count = 64
     context_counts: Sizes = (32, 64, 128)
-    tape_units: Size = 32
-    hidden: Size = 128
-    learning_steps: Size = 300
-    batch: Size = 80
-    learning_rate: Rate = 0.02
+    tape_units: Count = 32
+    hidden: Count = 128
+    learning_steps: Count = 300
+    batch: Count = 80
+    learning_rate: NotNegative = 0.02
     flips: Annotated[float, Field(ge=0, le=0.5)] = 0.3
-    noise: Rate = 0.3
-    write_rate: Rate = 1.0
+    noise: NotNegative = 0.3
+    write_rate: NotNegative = 1.0
     decay: Fraction = 0.003
     decays: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.0, 0.003, 0.01, 0.03)
-    slow_rate: Rate = 0.01
+    slow_rate: NotNegative = 0.01
     depths: Sizes = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32)
     control_depths: Sizes = (1, 2, 3, 4, 6, 8, 10, 12)
     tree_depths: Sizes = (1, 2, 3, 4, 5, 6)
-    runs: Size = 6
-    stream: Size = 10
-    pause: Annotated[int, Field(ge=0)] = 1000
-    depth: Size = 4
+    runs: Count = 6
+    stream: Count = 10
+    pause: Natural = 1000
+    depth: Count = 4
 
 
 class Procedure(nn.Module):
