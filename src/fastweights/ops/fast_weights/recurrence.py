@@ -248,6 +248,8 @@ def _kind_of(call: Call, form: str, backend: str, chunk_size: int | None) -> Any
     kind, history, matrix = type(source), None, None
     if not (kind in _PLAIN and type(recurrent) in _PLAIN and source.dim() == 3):
         return None
+    if source.is_nested or recurrent.is_nested:  # which have no shape
+        return None
     long = False
     if state is not None:
         _, _, history, matrix, _ = state
