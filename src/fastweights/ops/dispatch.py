@@ -211,11 +211,12 @@ def in_a_graph(tensor: Tensor) -> bool:
     return True
 
 
-def kernel_cannot_follow(tensors: Iterable[Tensor]) -> str | None:
+def kernel_cannot_follow(tensors: Iterable[Tensor], *, registered: bool = True) -> str | None:
     """Why no kernel may run this call on these tensors, or None if one may.
 
     Where the answer is None and :func:`dispatch_is_traced`, it must run as an op that is registered
-    with PyTorch, which compilers, exporters and modes see.
+    with PyTorch, which compilers, exporters and modes see. Without such an op (``registered`` is
+    false) no kernel may run there.
 
     Example:
         >>> kernel_cannot_follow([torch.ones(2)]) is None
@@ -227,9 +228,16 @@ def kernel_cannot_follow(tensors: Iterable[Tensor]) -> str | None:
     if torch._C._are_functorch_transforms_active():
         return "torch.func and vmap do not see into a kernel"
     if torch.compiler.is_compiling():
+        if not registered:
+            return "torch.compile cannot look into another compiler's kernel"
         return "ONNX has no operator for a kernel" if _exports_to_onnx() else None
     if torch._C._is_tracing():
         return "torch.jit.trace does not see into a kernel"
+    if not registered:
+        if torch._C._len_torch_dispatch_stack():
+            return "a mode that sees every operation does not see into a kernel"
+        if forward_mode_is_on():
+            return "forward-mode differentiation does not see into a kernel"
     if any(_counts_flops(mode) for mode in _get_current_dispatch_mode_stack()):
         return "FlopCounterMode does not see into a kernel"
     for tensor in tensors:
