@@ -95,6 +95,8 @@ def test_slow_weights_and_buffers_never_change_by_a_bit(
             overlays[name].relax(updates=2)
         elif call == "clear" and name:
             overlays[name].clear()
+            if overlays.on == (name,):
+                assert bits(model) == expected
         elif call == "remove" and name:
             overlays[name].remove()
         elif call == "use":
