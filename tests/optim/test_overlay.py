@@ -432,6 +432,7 @@ def test_running_statistics_belong_to_the_overlays_that_were_on() -> None:
     assert equal(slow)  # b alone was never on before
     with overlays.off():
         model(torch.randn(9, 6))  # the model beneath learns
+        assert torch.equal(model.state_dict()["1.running_mean"], norm.running_mean)
         slow = [b.clone() for b in model.buffers()]
     overlays.use("a")
     a.clear()

@@ -95,6 +95,8 @@ def test_slow_weights_and_buffers_never_change_by_a_bit(
             overlays[name].relax(updates=2)
         elif call == "clear" and name:
             overlays[name].clear()
+            if overlays.on == (name,):
+                assert bits(model) == expected
         elif call == "remove" and name:
             overlays[name].remove()
         elif call == "use":
@@ -131,8 +133,8 @@ def test_slow_weights_and_buffers_never_change_by_a_bit(
         assert list(state) == keys
         saved = {key: memory(value) for key, value in state.items()}
         # Without overlays the model counts for itself.
-        if overlays.on:
-            assert saved == {k: expected[rename(k)] for k in keys}
+        beneath = expected if overlays.on else bits(model)
+        assert saved == {k: beneath[rename(k)] for k in keys}
         slow = {name: memory(p) for name, p in model.named_parameters()}
         assert slow == {name: expected[name] for name in slow}
         if not overlays.on:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from fastweights import Overlay, Overlays
 from tests.overlay_layers import learn, network
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all models are made here
 
 # Libraries have warnings of their own, which are not what is tested here.
 pytestmark = pytest.mark.filterwarnings("default")

@@ -27,6 +27,7 @@ class Buffers:
     def __init__(self, model: nn.Module) -> None:
         self._slow = {name: _copy(buffer) for name, buffer in model.named_buffers()}
         self._kept: dict[Key, dict[str, Tensor]] = {}
+        self._shown: Key | None = ()
         self._versions = {name: _version(buffer) for name, buffer in model.named_buffers()}
 
     def change(self, model: nn.Module, old: Key | None, new: Key | None) -> None:
@@ -37,6 +38,7 @@ class Buffers:
         """
         if old == new:
             return
+        self._shown = new
         live = dict(model.named_buffers())
         changed = self._changed(live)
         if old == ():
@@ -118,6 +120,8 @@ class Buffers:
 
     def __call__(self, model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
         """The saved state is that of the model beneath."""
+        if self._shown == ():  # which may have learned since
+            return
         for name in self._changed(dict(model.named_buffers())):
             if prefix + name in state and name in self._slow:
                 state[prefix + name] = self._slow[name].to(state[prefix + name])
