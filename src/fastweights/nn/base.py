@@ -299,7 +299,8 @@ class FastWeightsBase(nn.Module):
         """
         hidden, weight = self.hidden_size, self._like
         samples = (batch,) if batched else ()
-        if type(state) is FastWeightsState and state.history is None and batched:
+        usual = type(state) is FastWeightsState and state.history is None and batched
+        if usual and not torch.compiler.is_compiling():
             parts = () if self.decay.components == 1 else (self.decay.components,)
             own = (layers, batch, hidden), (layers, batch, *parts, hidden, hidden)
             if are_plain(

@@ -115,12 +115,12 @@ def build_buckets(
         for position, parameter in enumerate(group["params"]):
             gradient = parameter.grad
             state = states.get(parameter)
-            if not compiled and state is not None and watch.is_as_left(parameter, state):
-                if gradient is None or (
-                    gradient.layout is torch.strided and not _is_wrapped(gradient)
-                ):
-                    moved.append((index, parameter, gradient, state, ""))
-                    continue
+            usual = gradient is None or (
+                gradient.layout is torch.strided and not _is_wrapped(gradient)
+            )
+            if usual and not compiled and state is not None and watch.is_as_left(parameter, state):
+                moved.append((index, parameter, gradient, state, ""))
+                continue
             name = describe(group, index, position)
             if not has_overlay(state):
                 watch.check_kept(parameter, name)

@@ -196,7 +196,7 @@ def test_auto_takes_it_on_cuda_and_never_the_interpreter(device, length, taken, 
     ran = []
     for form in ("cpu.recurrence", "triton_gpu.attention_form", "reference.chunked_form"):
         where = f"fastweights.ops.fast_weights.recurrence.{form}"
-        monkeypatch.setattr(where, lambda *call, form=form, **how: ran.append(form))
+        monkeypatch.setattr(where, lambda *call, form=form, **how: (ran.append(form), None))
     with FakeTensorMode():
         drive = torch.zeros(length, 2, 4, device=device)
         state = LayerState.zeros(2, 4, dtype=drive.dtype, device=device)

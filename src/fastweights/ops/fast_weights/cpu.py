@@ -488,10 +488,10 @@ class _Direct(torch.autograd.Function):
         op = None
         if torch.is_grad_enabled() or dispatch_is_traced():
             op = _backward_op  # with create_graph it refuses the second derivative
-        for x in doutputs:
-            if x is not None and not has_plain_memory(x):
-                doutputs = tuple(plain_gradients(doutputs))
-                break
+        if not _are_all_plain(doutputs):
+            doutputs = tuple(plain_gradients(doutputs))
+            if not _are_all_plain(doutputs):  # gradients of several losses at once
+                op = _backward_op
         if forward_mode_is_on():
             refuse_tangents(doutputs)
         return None, None, *_gradients(op, ctx, *doutputs)
@@ -499,6 +499,10 @@ class _Direct(torch.autograd.Function):
 
 # Without looking for wrappers of transforms that are over, which a direct call has none of.
 _apply = super(torch.autograd.Function, _Direct).apply
+
+
+def _are_all_plain(tensors: Sequence[Tensor | None]) -> bool:
+    return all(x is None or has_plain_memory(x) for x in tensors)
 
 
 def _needed(output: Tensor, settings: Settings) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -77,7 +77,8 @@ class Options:
     query: Query = "preliminary"
     memory: Memory = "hebbian"
     detach_writes: bool = False
-    flags: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    flags: ClassVar[int]  # of each object: made from the others, and so no field
 
     def __post_init__(self) -> None:
         inner_steps = check_integer("inner_steps", self.inner_steps, 0)
