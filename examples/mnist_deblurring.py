@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastweights.training.environment import environment
 from mnist_deblurring_report import figure, table
 from rich.console import Console
 from rich.progress import Progress
@@ -29,7 +30,6 @@ from torch.nn import functional as F
 import fastweights
 from fastweights.files import write_json
 from fastweights.tasks import MnistSplit, load_mnist
-from fastweights.training.environment import environment
 
 Images = tuple[Tensor, Tensor]  # grey values (N, 784) and labels (N,)
 Accuracy = dict[str, float]
@@ -210,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
 
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # for networks of this size more are no quicker
     data = load_mnist(options.data, download=options.download)
     judged, first_seed = (data.validation, 0) if options.validation else (data.test, 100)

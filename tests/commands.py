@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastweights.__main__ import main
 from fastweights.files import is_temporary
+from fastweights.lab import pool, runner
 from fastweights.lab.plan import results_of
+from fastweights.lab.pool import Tick, Tries, Work
 from fastweights.lab.sweep import load_sweep
+from fastweights.report import html
 from fastweights.report.html import Chapter, write_report
 from fastweights.training.checkpoint import read_progress
 
@@ -35,12 +43,117 @@ SMALL = [
     "batch_size=16",
     "evaluate_every=10",
 ]
+TINY = [  # trained in no time
+    *SMALL,
+    "arms=lstm",
+    "train_size=64",
+    "validation_size=16",
+    "test_size=16",
+    "updates=2",
+    "evaluate_every=1",
+]
 
 
 def command(verb: str, name: str, folder: Path, settings: Sequence[str], *more: str) -> list[str]:
     """``fastweights run`` or ``sweep`` with one seed."""
     start = [sys.executable, "-m", "fastweights", verb, name, "--seeds", "1", "--out", str(folder)]
     return [*start, *(part for setting in settings for part in ("--set", setting)), *more]
+
+
+class AtWrites:
+    """Counts the steps of this process that write, and raises an error in place of some.
+
+    Args:
+        error: makes it.
+        first: the first step that it meets, counted from 0.
+        last: the last one.
+    """
+
+    def __init__(
+        self, error: Callable[[], BaseException], first: int, last: int = sys.maxsize
+    ) -> None:
+        self.struck: list[str] = []
+        self._error, self._first, self._last = error, first, last
+        self._steps = 0
+
+    @contextlib.contextmanager
+    def strike(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        writing = os.O_CREAT | os.O_WRONLY | os.O_RDWR
+        with monkeypatch.context() as patch:
+            for name in ("open", "mkdir", "replace", "fsync"):
+                real = getattr(os, name)
+
+                def step(*given: Any, name: str = name, real: Any = real, **more: Any) -> Any:
+                    if name != "open" or given[1] & writing:
+                        self._count(name, given[0])
+                    return real(*given, **more)
+
+                patch.setattr(os, name, step)
+            yield
+
+    def _count(self, name: str, path: Any) -> None:
+        number, self._steps = self._steps, self._steps + 1
+        if self._first <= number <= self._last:
+            self.struck.append(name)
+            error = self._error()
+            if isinstance(error, OSError) and name != "fsync":  # as the system's own
+                error.filename = str(path)
+            raise error
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What a command came to."""
+
+    code: int
+    told: str
+
+
+def call(*words: str) -> Ended:
+    """The command in this process, with its runs and without its figures: a tenth of a second."""
+    printed = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(sys, "argv", ["fastweights", *words]))
+        stack.enter_context(mock.patch.object(pool, "run_all", _run_all_here))
+        stack.enter_context(mock.patch.object(runner, "run_all", _run_all_here))
+        stack.enter_context(mock.patch.object(html, "_as_data", _no_figure))
+        stack.enter_context(contextlib.redirect_stdout(printed))
+        stack.enter_context(contextlib.redirect_stderr(printed))
+        try:
+            main()
+        except SystemExit as end:
+            return Ended(end.code if isinstance(end.code, int) else 0, printed.getvalue())
+    return Ended(0, printed.getvalue())
+
+
+def _no_figure(picture: object) -> str:
+    return ""
+
+
+def _run_all_here(
+    work: Work, names: Sequence[str], *, workers: int | None, tick: Tick, attempts: int = 3
+) -> dict[str, str]:
+    tries = Tries(names, attempts)
+    while tries.todo:
+        name = tries.todo.popleft()
+        tick([name])
+        try:
+            work(name)
+        except Exception as error:
+            tries.failed(name, f"{type(error).__name__}: {error}")
+    tick([])
+    return tries.failures
+
+
+def numbers_in(folder: Path) -> dict[str, Any]:
+    """Every result without its seconds, and every curve."""
+    found: dict[str, Any] = {}
+    for cell in load_sweep(folder).cells:
+        for result in results_of(cell.plan):
+            name = f"{cell.name}/{result.unit.name}"
+            metrics = cell.plan.unit_folder(result.unit) / "metrics.jsonl"
+            found[name] = (_timeless(result.values), metrics.read_bytes())
+    return found
 
 
 @dataclasses.dataclass
@@ -76,14 +189,16 @@ class Started:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it does not end:\n{self.told}") from None
 
-    def until(self, happened: Callable[[], bool], timeout: float = 300) -> bool:
+    def until(
+        self, happened: Callable[[], bool], timeout: float = 300, every: float = 0.02
+    ) -> bool:
         """Wait for something; False if the command ended before it happened."""
         limit = time.monotonic() + timeout
         while not happened():
             if not self.is_running:
                 return False
             assert time.monotonic() < limit, f"it does not come:\n{self.told}"
-            time.sleep(0.002)
+            time.sleep(every)
         return True
 
     def workers(self) -> list[int]:
@@ -171,4 +286,8 @@ def _timeless(values: Any) -> Any:
     return [_timeless(v) for v in values] if isinstance(values, list) else values
 
 
-INTERRUPTED = {signal.SIGKILL: (-9,), signal.SIGTERM: (-15, 143), signal.SIGINT: (130, -2)}
+INTERRUPTED = {
+    signal.SIGKILL: (-9,),
+    signal.SIGTERM: (-15, 143, 15, -6),  # the last two are Ray's, which handles it itself
+    signal.SIGINT: (130, -2),
+}

@@ -15,6 +15,8 @@ import torch
 from fastweights import FastWeightsRNN, FastWeightsRNNCell, decay
 from fastweights.arguments import check_flag, check_integer, check_number
 from fastweights.nn import AttentionLSTM, LayerNormLSTM, LayerNormRNN, irnn
+from fastweights.ops.fast_weights import Options, SlowWeights, fast_weights
+from fastweights.optim import SlowFast
 
 Make = Callable[[Any], Any]
 
@@ -27,6 +29,13 @@ def _in(function: Callable[..., Any], name: str, **others: Any) -> tuple[str, Ma
 SIZES = {"input_size": 3, "hidden_size": 4}
 LAYERS = (FastWeightsRNN, FastWeightsRNNCell, LayerNormRNN, LayerNormLSTM, AttentionLSTM, irnn)
 PLAIN = FastWeightsRNN(**SIZES)
+
+
+def _recurrence(write_rate: Any = 0.5, **options: Any) -> None:
+    slow, drive = SlowWeights(torch.eye(4)), torch.ones(2, 1, 4)
+    made = Options(layer_norm=False)
+    fast_weights(drive, slow, decay.Exponential(0.9), write_rate, None, made, **options)
+
 
 REALS: dict[str, tuple[str, Make]] = {
     **{
@@ -66,6 +75,7 @@ REALS: dict[str, tuple[str, Make]] = {
     "Free(values=)": ("values", lambda v: decay.Free(2, values=[v])),
     "as_exponentials(tolerance=)": ("tolerance", lambda v: decay.PowerLaw().as_exponentials(v, 10)),
     "as_decay": ("decay", decay.as_decay),
+    "Options(norm_eps=)": _in(Options, "norm_eps"),
 }
 INTEGERS: dict[str, tuple[str, Make]] = {
     **{
@@ -75,6 +85,7 @@ INTEGERS: dict[str, tuple[str, Make]] = {
         if (layer, name) != (FastWeightsRNNCell, "num_layers")
     },
     "FastWeightsRNN(inner_steps=)": _in(FastWeightsRNN, "inner_steps", **SIZES),
+    "Options(inner_steps=)": _in(Options, "inner_steps"),
     "FastWeightsRNNCell(inner_steps=)": _in(FastWeightsRNNCell, "inner_steps", **SIZES),
     "FastWeightsRNN(proj_size=)": _in(FastWeightsRNN, "proj_size", **SIZES),
     "attention(layer=)": (
@@ -97,6 +108,26 @@ def test_impossible_numbers(what: str) -> None:
             make(value)
     with pytest.raises(ValueError, match=f"^{name} must .*, got"):
         make(fractions.Fraction(HUGE, 7))
+
+
+def test_write_rates_of_the_recurrence() -> None:
+    """As of a layer, or a tensor."""
+    for value in (HUGE, -HUGE, UNPRINTABLE, math.nan, math.inf, fractions.Fraction(HUGE, 7)):
+        with pytest.raises(ValueError, match=r"^write_rate must be finite, got"):
+            _recurrence(value)
+    for value in (True, "0.5", None, 1j, np.array(0.5), [0.5], decimal.Decimal("0.5")):
+        with pytest.raises(TypeError, match=r"^write_rate must be a number, got"):
+            _recurrence(value)
+    for value in (1, 0.5, np.float32(0.5), np.int8(1), fractions.Fraction(1, 2), torch.tensor(0.5)):
+        _recurrence(value)
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "decay"])
+def test_impossible_options_of_the_optimizer(name: str) -> None:
+    slow = torch.optim.SGD(PLAIN.parameters(), 0.1)
+    for value in (HUGE, -HUGE, UNPRINTABLE, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"^{name} must be .*, got"):
+            SlowFast(slow, **{"lr": 0.1, "momentum": 0.5, "decay": 0.1, name: value})
 
 
 @pytest.mark.parametrize("what", REALS)

@@ -18,6 +18,7 @@ import torch
 from fastweights.__main__ import LAB, main
 from fastweights.bench import recurrence
 from fastweights.bench.base import Disagreement
+from fastweights.files import write_json
 from fastweights.lab import runner
 
 TINY = [
@@ -122,7 +123,8 @@ def test_report_of_finished_and_unfinished_runs(
     lost, failed = units(broken)
     (lost / "result.json").unlink()
     (failed / "result.json").unlink()
-    (failed / "failure.json").write_text('{"reason": "FloatingPointError: the loss is <nan>"}')
+    reason = "FloatingPointError: the loss is <nan>"
+    write_json(failed / "failure.json", {"reason": reason}, checksum=True)
     page = tmp_path / "page.html"
     assert call(["report", str(whole), str(broken), "-o", str(page)]) == 1
     told = capsys.readouterr().err

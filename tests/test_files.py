@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from fastweights.files import (
     is_there,
     lock,
     make_folder,
+    parse_json,
     printable,
     read_bytes,
     read_json,
@@ -41,7 +44,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
-    path = tmp_path_factory.mktemp("json") / "a" / "value.json"
+    path = tmp_path_factory.mktemp("json") / "value.json"
     write_json(path, value)
     assert read_json(path) == value
 
@@ -188,6 +191,21 @@ def test_only_regular_files_are_opened(tmp_path: Path, use: str) -> None:
     with pytest.raises(ValueError, match=r"pipe is not a regular file"):
         USES[use](tmp_path / "pipe", tmp_path)
     os.close(reader)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((ValueError, IsADirectoryError)) as error:
+        USES[use](tmp_path / "folder", tmp_path)
+    assert str(tmp_path / "folder") in str(error.value)
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "null"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except (AttributeError, PermissionError):
+        pytest.skip("needs the right to make devices")
+    with pytest.raises(ValueError, match="null is a device"):
+        write_atomically(path, b"x")
+    assert stat.S_ISCHR(path.stat().st_mode)
 
 
 def test_a_lock_is_never_written_to(tmp_path: Path) -> None:
@@ -226,6 +244,36 @@ def test_old_temporary_files_are_removed(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     write_atomically(tmp_path / "a", b"")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".a.12.tmp", ".b.34.tmp", "a"]
+
+
+@pytest.mark.parametrize("use", ["append", "lock", "make", "write"])
+def test_a_root_that_was_taken_away_does_not_come_back(tmp_path: Path, use: str) -> None:
+    for root in (tmp_path / "gone", tmp_path / "gone" / "below"):
+        with pytest.raises(FileNotFoundError, match="gone"):
+            BELOW[use](root / "a" / "file", root)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        write_atomically(tmp_path / "gone" / "file", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_character_is_shown_or_spelled_out() -> None:
+    text = "".join(map(chr, range(0x110000)))
+    commands = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line ends
+    turning = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    expected = (
+        c.encode("unicode_escape").decode()
+        if c not in "\n\t" and (unicodedata.category(c) in commands or c in turning)
+        else c
+        for c in text
+    )
+    assert printable(text) == "".join(expected)
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 40, "-" + "9" * 5000, '{"a": [1' + "0" * 400 + "]}"])
+def test_integers_of_any_number_of_digits_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is an integer of"):
+        parse_json(text)
+    assert parse_json("1" + "0" * 39) == 10**39
 
 
 def test_text_without_controls_is_the_same() -> None:

@@ -6,7 +6,7 @@ import math
 import numbers
 from typing import Any
 
-__all__ = ["check_flag", "check_integer", "check_number"]
+__all__ = ["as_float", "check_flag", "check_integer", "check_number", "shown"]
 
 _LARGEST = 2**31 - 1  # what kernels count with
 
@@ -41,9 +41,9 @@ def check_integer(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> 
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     number = int(value)
     if number < low:
-        raise ValueError(f"{name} must be at least {low}, got {_shown(value)}")
+        raise ValueError(f"{name} must be at least {low}, got {shown(value)}")
     if number > high:
-        raise ValueError(f"{name} must be at most {high}, got {_shown(value)}")
+        raise ValueError(f"{name} must be at most {high}, got {shown(value)}")
     return number
 
 
@@ -64,10 +64,7 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer or a fraction beyond what a float can hold
-        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
+    number = as_float(value)
     above = low < number or (ends[0] == "[" and low == number)
     below = number < high or (ends[1] == "]" and high == number)
     if above and below and math.isfinite(number):  # NaN is neither
@@ -78,10 +75,24 @@ def check_number(
         expected = f"be finite and {'at least' if ends[0] == '[' else 'above'} {low:g}"
     else:
         expected = "be finite"
-    raise ValueError(f"{name} must {expected}, got {_shown(value)}")
+    raise ValueError(f"{name} must {expected}, got {shown(value)}")
 
 
-def _shown(value: object) -> str:
+def as_float(value: Any) -> float:
+    """``value``, of Python or NumPy, as a float; an infinite one where no float can hold it.
+
+    Example:
+        >>> as_float(10**400)
+        inf
+    """
+    try:
+        return float(value)
+    except OverflowError:  # an integer or a fraction
+        return math.inf if value > 0 else -math.inf
+
+
+def shown(value: object) -> str:
+    """``value`` as an error may show it."""
     try:
         text = str(value)
     except ValueError:  # Python does not write out integers of thousands of digits

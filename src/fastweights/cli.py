@@ -2,54 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import importlib.util
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table as RichTable
-from rich.text import Text
+from rich.table import Table
 
-from fastweights import __version__
+from fastweights import __version__, generation
 from fastweights.bench.base import Settings, Unit, run_benchmark
+from fastweights.bench.progress import Bar
 from fastweights.bench.registry import BENCHMARKS
 from fastweights.bench.registry import find as find_benchmark
-from fastweights.experiments.language_study.generation import (
-    best_network,
-    load_network,
-    stream_text,
-)
-from fastweights.files import is_there, printable, read_json, write_json
+from fastweights.files import write_json
 from fastweights.lab import pool, ray_pool
+from fastweights.lab.chapters import chapters_of
 from fastweights.lab.display import Display
-from fastweights.lab.experiment import Result
-from fastweights.lab.plan import NOT_FINISHED, Plan, results_of
+from fastweights.lab.plan import Plan
 from fastweights.lab.registry import EXPERIMENTS, find
-from fastweights.lab.runner import run_units
+from fastweights.lab.runner import run_units, taken_away
 from fastweights.lab.sweep import (
-    Cell,
     Sweep,
+    holds,
     load_sweep,
     prepare_sweep,
     read_grid,
     runs_in,
     seeds_in,
 )
+from fastweights.report.figures import own_style
 from fastweights.report.html import Chapter, write_figures, write_report
-from fastweights.report.section import Section, Table
-from fastweights.training.config import ConfigError, as_dict, nearest, with_overrides
-
-__all__ = ["app"]
+from fastweights.report.terminal import err, out, show_section, show_table
+from fastweights.training.config import ConfigError, nearest, with_overrides
 
 app = typer.Typer(
     help="Fast weights: experiments that redo what was published, with statistics.",
@@ -59,21 +48,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-
-class _PlainConsole(Console):
-    """Shows text as it is, wherever it came from.
-
-    "[x]" is no style, ":x:" no picture, and an escape sequence is shown and not obeyed.
-    """
-
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, stderr=stderr)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text), **options)
-
-
-out, err = _PlainConsole(), _PlainConsole(stderr=True)
 
 # What the commands share.
 Name = Annotated[str, typer.Argument(help="Which experiment; `fastweights list` shows them.")]
@@ -112,7 +86,7 @@ def _main(
 @app.command("list")
 def list_experiments() -> None:
     """List the experiments and their presets."""
-    table = RichTable(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column in ("experiment", "what it redoes", "presets (seeds)"):
         table.add_column(column)
     for experiment in map(find, EXPERIMENTS):
@@ -227,6 +201,7 @@ def _carry_out(
     command = f"{command} {shlex.join(words)}" + " --tensorboard" * tensorboard
     try:
         prepare_sweep(whole, resume=resume)
+        whole = load_sweep(folder)  # which knows whether its files have checksums
         homes = {name: Path(name) for name in whole.runs}
         with Display(list(whole.runs.values()), homes) as display:
             failures = run_units(
@@ -237,12 +212,14 @@ def _carry_out(
                 tick=display.tick,
                 execute=execute,
             )
-        chapters = _chapters(whole, failures)
+        chapters = chapters_of(whole, failures)
         path = folder / "report.html"
+        if not holds(folder):
+            raise taken_away(folder)
         try:
             write_report(path, chapters)
         finally:  # the numbers are shown even if there is no room for the page
-            _show(chapters[0].section)
+            show_section(chapters[0].section)
             failed = _list_failures(chapters[:1])
         out.print(f"\nReport: {path}", soft_wrap=True)
     except KeyboardInterrupt:
@@ -272,10 +249,11 @@ def report(
     ] = None,
 ) -> None:
     """Make one HTML page from the folders of one or more runs."""
+    _check_output(output)
     chapters: list[Chapter] = []
     wholes: list[Chapter] = []
     for whole in [load_sweep(run) for folder in folders for run in runs_in(folder)]:
-        found = _chapters(whole)
+        found = chapters_of(whole)
         if figures is not None:
             for chapter in found:
                 write_figures(figures / chapter.name if whole.grid else figures, chapter.section)
@@ -285,6 +263,17 @@ def report(
     out.print(f"Report: {output}", soft_wrap=True)
     if _list_failures(wholes):
         raise typer.Exit(1)
+
+
+def _check_output(path: Path) -> None:
+    """Make the folder of a file that will be written, and see that it replaces only a file.
+
+    Raises:
+        ConfigError: a device, a pipe, a folder or a link (``/dev/stdout`` is one) has its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{path} is not a regular file; choose another to write to")
 
 
 @app.command()
@@ -300,17 +289,15 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
 ) -> None:
     """Continue a text, a character at a time, with the best network of a run."""
-    home = best_network(folder)
-    model, alphabet = load_network(home)
-    characters = stream_text(
-        model, alphabet, prompt, length=length, temperature=temperature, seed=seed
+    generation.generate(
+        folder,
+        prompt,
+        length=length,
+        temperature=temperature,
+        seed=seed,
+        show=functools.partial(typer.echo, nl=False),
+        note=functools.partial(err.print, soft_wrap=True),
     )
-    if home != folder:
-        err.print(f"The best of {folder}: {home.name}", soft_wrap=True)
-    typer.echo(prompt, nl=False)
-    for character in characters:
-        typer.echo(printable(character), nl=False)
-    typer.echo()
 
 
 @app.command()
@@ -352,6 +339,8 @@ def bench(
     """Measure speed and memory beside peers that run in the same process."""
     benchmark = find_benchmark(name)
     _check_device(device)
+    if json_file is not None:
+        _check_output(json_file)
     settings = Settings(
         cases=_names(cases),
         peers=_names(peers),
@@ -364,7 +353,7 @@ def bench(
         install=install,
     )
     units = benchmark.units(settings)
-    with _Bar(units) as bar:
+    with Bar(units) as bar:
 
         def done(unit: Unit, report: dict[str, Any]) -> None:
             bar.done(unit)
@@ -372,12 +361,13 @@ def bench(
                 write_json(json_file, report)  # a kill leaves what was measured so far
 
         report = run_benchmark(benchmark, settings, units, done)
-    section = benchmark.section(report)
+    with own_style():
+        section = benchmark.section(report)
     for table in section.tables:
         if table.rows:
             out.print()
             out.print(table.caption)
-            _show_table(table)
+            show_table(table)
     if json_file is not None:
         out.print(f"\nMeasurements: {json_file}", soft_wrap=True)
     if figures is not None:
@@ -405,42 +395,6 @@ def _thread_counts(text: str, device: str) -> tuple[int, ...]:
     return tuple(counts)
 
 
-class _Bar:
-    """How far a benchmark is, and how long still; a line for each unit without a terminal."""
-
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=err,
-            disable=not err.is_terminal,
-            speed_estimate_period=600,
-        )
-        self._units = list(units)
-        self._task = self._progress.add_task(
-            self._units[0].label, total=sum(unit.weight for unit in units)
-        )
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def done(self, unit: Unit) -> None:
-        following = self._units[self._units.index(unit) + 1 :]
-        self._progress.update(
-            self._task,
-            advance=unit.weight,
-            description=following[0].label if following else "done",
-        )
-        if not err.is_terminal:
-            err.print(f"{self._progress.tasks[0].percentage:3.0f} % done: {unit.label}")
-
-
 def _check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
@@ -450,145 +404,6 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device must be cpu, cuda or cuda:N, got {device!r}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r} is not there: torch sees no CUDA device")
-
-
-def _chapters(whole: Sweep, failures: Mapping[str, str] = MappingProxyType({})) -> list[Chapter]:
-    """One for each cell; before them, if there is a grid, one for the whole.
-
-    Args:
-        whole: what to show.
-        failures: why runs failed just now, by folder: their own may have had no room to say so.
-    """
-    chapters = [_chapter(cell, failures) for cell in whole.cells]
-    if not whole.grid:
-        return chapters
-    environments = [e for chapter in chapters for e in chapter.environments]
-    return [
-        Chapter(
-            name=whole.base.folder.name,
-            section=whole.section([chapter.section for chapter in chapters]),
-            command=whole.command(),
-            settings={**as_dict(whole.base.config), **whole.grid},
-            environments=[e for i, e in enumerate(environments) if e not in environments[:i]],
-            damaged=[text for chapter in chapters for text in chapter.damaged],
-            failures={
-                f"{chapter.name}/{name}": reason
-                for chapter in chapters
-                for name, reason in chapter.failures.items()
-            },
-        ),
-        *chapters,
-    ]
-
-
-def _chapter(cell: Cell, failures: Mapping[str, str]) -> Chapter:
-    plan = cell.plan
-    environments, damaged = _environments(plan)
-    found = []
-    for result in results_of(plan):
-        reason = failures.get(str(plan.unit_folder(result.unit).absolute()))
-        if result.failure == NOT_FINISHED and reason is not None:
-            result = dataclasses.replace(result, failure=printable(reason))
-        found.append(result)
-    section, results = _section(plan, found)
-    return Chapter(
-        name=cell.name or plan.folder.name or plan.experiment.name,
-        section=section,
-        command=plan.command(),
-        settings=as_dict(plan.config),
-        environments=environments,
-        failures={r.unit.name: r.failure or "" for r in results if r.values is None},
-        damaged=damaged,
-    )
-
-
-def _environments(plan: Plan) -> tuple[list[dict[str, Any]], list[str]]:
-    """The machines that the units ran on, and which of their files cannot be read and why."""
-    environments: list[dict[str, Any]] = []
-    damaged = []
-    for unit in plan.units:
-        path, root = plan.unit_folder(unit) / "environment.json", plan.root or plan.folder
-        try:
-            if not is_there(path, root):
-                continue
-            found = read_json(path, root)
-            if not isinstance(found, dict):
-                raise ValueError(f"{path} does not describe a machine")
-        except ValueError as error:
-            damaged.append(str(error))
-        else:
-            if found not in environments:
-                environments.append(found)
-    return environments, damaged
-
-
-def _section(plan: Plan, results: Sequence[Result]) -> tuple[Section, Sequence[Result]]:
-    """The section; results that it cannot be made from, of another version perhaps, are failures.
-
-    Raises:
-        ConfigError: none can be made without them either.
-    """
-    make = functools.partial(plan.experiment.section, plan.config, folder=plan.folder)
-    try:
-        return make(results=results), results
-    except Exception:  # whatever a file that is no result of ours leads to
-        checked = [_alone(plan, result, results, make) for result in results]
-    try:
-        return make(results=checked), checked
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"the results in {plan.folder} cannot be shown: {reason}") from error
-
-
-def _alone(
-    plan: Plan, result: Result, results: Sequence[Result], make: Callable[..., Section]
-) -> Result:
-    """A result if a section can be made from it beside failures, otherwise a failure."""
-    if result.values is None:
-        return dataclasses.replace(result, curve=())
-    others = [r if r is result else Result(r.unit, None, "") for r in results]
-    try:
-        make(results=others)
-    except Exception as error:
-        path = plan.unit_folder(result.unit) / "result.json"
-        reason = f"{path} is no result of this experiment: {type(error).__name__}: {error}"
-        return Result(result.unit, None, reason)
-    return result
-
-
-def _show(section: Section) -> None:
-    out.print()
-    for table in section.tables[:1]:
-        shown = _compact(section.title)
-        for i, column in enumerate(table.columns):
-            shown.add_column(column, no_wrap=i > 0)
-        for row in table.rows:
-            shown.add_row(*row)
-        if Measurement.get(out, out.options.update(width=1000), shown).minimum > out.width:
-            continue  # too wide for this terminal; the report has it
-        out.print(shown)
-        out.print(table.caption, style="dim")
-    if section.claims:
-        out.print()
-        shown = _compact("Beside what was published")
-        for column in ("claim", "published", "ours", "n", "verdict"):
-            shown.add_column(column)
-        for c in section.claims:
-            shown.add_row(c.claim, c.published, c.ours, str(c.n), c.verdict)
-        out.print(shown)
-
-
-def _show_table(table: Table) -> None:
-    shown = RichTable(box=None, padding=(0, 2, 0, 0))
-    for i, column in enumerate(table.columns):
-        shown.add_column(column, no_wrap=i == 0)
-    for row in table.rows:
-        shown.add_row(*row)
-    out.print(shown)
-
-
-def _compact(title: str) -> RichTable:
-    return RichTable(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
 def _list_failures(chapters: Sequence[Chapter]) -> bool:

@@ -19,7 +19,6 @@ import secrets
 import shutil
 import stat
 import time
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +33,7 @@ __all__ = [
     "JSON_LIMIT",
     "append",
     "checksum_of",
+    "has_checksum",
     "is_temporary",
     "is_there",
     "lock",
@@ -52,9 +52,13 @@ JSON_LIMIT = 16 * 2**20  # bytes; the largest result so far has 0.4 MiB
 _WRAPPED = "content"
 _SHA256 = re.compile("[0-9a-f]{64}")
 MAX_DEPTH = 64  # of lists and objects inside one another
-_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line ends
-# What changes the direction of the text around it.
-_TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+MAX_DIGITS = 40  # of an integer: anything of ours fits, and no float overflows
+# Control characters but line ends and tabs, other line ends, halves of characters, and what
+# changes the direction of the text around it.
+_COMMANDS = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 STALE = 3600.0  # seconds after which a temporary file is a dead process's
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -85,9 +89,12 @@ def read_bytes(
     else:
         with _inside(path, root) as (folder, name):
             descriptor = _open(path, name, flags, folder)
-    with os.fdopen(descriptor, "rb") as file:
-        size = _check_regular(path, descriptor)
-        content = b"" if size > limit else file.read(limit + 1)
+    try:
+        size = _check_regular(path, descriptor)  # a folder, too, can be opened so far
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = b"" if size > limit else file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if max(size, len(content)) > limit:
         found = max(size, len(content))
         raise ValueError(f"{path} is too long: at most {limit} bytes are read, found {found}")
@@ -109,9 +116,10 @@ def is_there(path: Path, root: Path | None = None) -> bool:
 
 
 def make_folder(path: Path, root: Path | None = None) -> None:
-    """Make a folder, and those above it, where they are not there.
+    """Make a folder, and those between it and the root, where they are not there.
 
     Raises:
+        FileNotFoundError: the root is not there.
         ValueError: it is a link or below one.
     """
     with _inside(path / "any", root or path.parent, make=True):
@@ -155,11 +163,14 @@ def write_atomically(path: Path, content: bytes, root: Path | None = None) -> No
 
     A crash, a full disk or a kill leaves the old file, or none; never half of one. A link in the
     place of ``path`` is replaced. What a killed process left there is taken away once it is old.
+    Folders below the root are made. The root itself is not: somebody may have taken it away.
 
     Raises:
-        ValueError: it is below a link.
+        FileNotFoundError: the root is not there.
+        ValueError: it is below a link, or a device.
     """
     with _inside(path, root or path.parent, make=True) as (folder, name):
+        _refuse_device(path, name, folder)
         _remove_stale(path, folder)
         # Nobody can have put a file or a link there: the name cannot be guessed.
         temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
@@ -249,15 +260,43 @@ def write_json(
     write_atomically(path, text.encode("utf-8"), root)
 
 
-def read_json(path: Path, root: Path | None = None, *, limit: int = JSON_LIMIT) -> Any:
+def read_json(
+    path: Path, root: Path | None = None, *, limit: int = JSON_LIMIT, checksum: bool = False
+) -> Any:
     """Read JSON; a checksum in it is compared with the rest, and left out.
 
     Files of earlier versions have no checksum: they are believed as they are.
+
+    Args:
+        path: the file.
+        root: see the module.
+        limit: the most bytes it may have.
+        checksum: refuse a file that has none.
 
     Raises:
         ValueError: the file is no JSON, was altered, is a link or below one, is no regular file or
             too long; the message names it.
     """
+    value, has_one = _read_json(path, root, limit)
+    if checksum and not has_one:
+        raise ValueError(
+            f"{path} is damaged or was altered: it has lost its checksum. If you took it out, take "
+            "out that of the run's description too"
+        )
+    return value
+
+
+def has_checksum(path: Path, root: Path | None = None, *, limit: int = JSON_LIMIT) -> bool:
+    """Whether :func:`write_json` gave this file a checksum.
+
+    Raises:
+        ValueError: as :func:`read_json`.
+    """
+    return _read_json(path, root, limit)[1]
+
+
+def _read_json(path: Path, root: Path | None, limit: int) -> tuple[Any, bool]:
+    """What it holds, and whether it has a checksum."""
     content = read_bytes(path, limit=limit, root=root)
     try:
         value = parse_json(content)
@@ -272,13 +311,12 @@ def read_json(path: Path, root: Path | None = None, *, limit: int = JSON_LIMIT) 
                 f"{path} is damaged or was altered: it does not match its checksum. If you altered "
                 'it, take out its "checksum"'
             )
-        if list(value) == [_WRAPPED]:
-            return value[_WRAPPED]
-    return value
+        return (value[_WRAPPED] if list(value) == [_WRAPPED] else value), True
+    return value, False
 
 
 def parse_json(text: bytes | str) -> Any:
-    """JSON values, all of whose numbers are finite.
+    """JSON values, all of whose numbers are finite and of a size that can be computed with.
 
     Raises:
         ValueError: it is something else, or lists and objects lie too deep in one another.
@@ -286,6 +324,7 @@ def parse_json(text: bytes | str) -> Any:
     try:
         value = json.loads(
             text.decode("utf-8") if isinstance(text, bytes) else text,
+            parse_int=_integer,
             parse_float=_finite,
             parse_constant=_finite,
         )
@@ -310,14 +349,13 @@ def printable(text: str) -> str:
         >>> printable("done\x1b]0;title\x07"), printable("Ω\t½\n")
         ('done\\x1b]0;title\\x07', 'Ω\t½\n')
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        c.encode("unicode_escape").decode()
-        if (c not in "\n\t" and unicodedata.category(c) in _CONTROLS) or c in _TURNING
-        else c
-        for c in text
-    )
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:20]}… is an integer of {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:
@@ -351,8 +389,6 @@ def _inside(
     *folders, name = path.relative_to(root).parts
     if ".." in folders or name == "..":
         raise ValueError(f"{path} leads out of {root}")
-    if make:
-        root.mkdir(parents=True, exist_ok=True)
     if not _DESCRIPTORS:
         place = root
         for part in folders:
@@ -394,6 +430,14 @@ def _refuse_link(path: Path, name: str | Path, folder: int | None) -> None:
         # Windows has other things than links that lead elsewhere; all are reparse points.
         if stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", None):
             raise ValueError(f"{path} is a link, and links in a run's folder are not followed")
+
+
+def _refuse_device(path: Path, name: str | Path, folder: int | None) -> None:
+    """Who may replace ``/dev/null`` is all the more not to."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise ValueError(f"{path} is a device, not a file")
 
 
 def _check_regular(path: Path, descriptor: int) -> int:

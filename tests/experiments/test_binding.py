@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.binding import Binding
-from fastweights.experiments.other_uses.binding.pools import CUE, BindingConfig, Pools
-from fastweights.experiments.other_uses.binding.simulation import simulate
+from fastweights.experiments.hinton_plaut.binding import Binding
+from fastweights.experiments.hinton_plaut.binding_pools import (
+    CUE,
+    BindingConfig,
+    Pools,
+    simulate,
+)
 from fastweights.lab.experiment import Result
 from fastweights.training.config import ConfigError, from_dict
 
@@ -29,6 +33,7 @@ CONFIG = BindingConfig(
     streams=10,
     pause=300,
 )
+FEWER: dict[str, Any] = {"scenes": 10, "streams": 3, "object_counts": (1, 4)}  # for large effects
 SEEDS = [3, 0, 7, 11, 5, 20, 1, 2, 4, 6, 8, 9]
 
 
@@ -77,14 +82,14 @@ def test_verdicts_of_the_effect(values: dict[str, Any]) -> None:
 
 
 def test_without_a_write_rate_nothing_is_bound() -> None:
-    config = dataclasses.replace(CONFIG, write_rate=0.0)
-    bound, whole, *_ = verdicts(config, simulate(config, SEEDS))
+    config = dataclasses.replace(CONFIG, **FEWER, write_rate=0.0)
+    bound, whole, *_ = verdicts(config, simulate(config, SEEDS[:6]))
     assert (bound, whole) == ("does not hold", "does not hold")
 
 
 def test_without_decay_bindings_stay() -> None:
-    config = dataclasses.replace(CONFIG, decay=0.0)
-    bound, _, temporary, next_scene, *_ = verdicts(config, simulate(config, SEEDS))
+    config = dataclasses.replace(CONFIG, **FEWER, decay=0.0)
+    bound, _, temporary, next_scene, *_ = verdicts(config, simulate(config, SEEDS[:6]))
     assert (bound, temporary, next_scene) == ("holds", "does not hold", "does not hold")
 
 

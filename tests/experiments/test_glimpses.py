@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.glimpses import GlimpsesExperiment, orders, paper, quick
-from fastweights.experiments.glimpses_study import training
-from fastweights.experiments.glimpses_study.config import GlimpsesConfig
-from fastweights.experiments.glimpses_study.findings import PUBLISHED_ERRORS
-from fastweights.experiments.glimpses_study.networks import ARMS, Classifier, ConvNet, MultiLevel
+from fastweights.experiments import glimpses
+from fastweights.experiments.glimpses import (
+    ARMS,
+    PUBLISHED_ERRORS,
+    GlimpsesConfig,
+    GlimpsesStudy,
+)
+from fastweights.experiments.glimpses_networks import (
+    Classifier,
+    ConvNet,
+    MultiLevel,
+    attention_shares,
+)
 from fastweights.lab.experiment import Result
 from fastweights.lab.plan import Plan
 from fastweights.lab.registry import find
@@ -28,7 +36,7 @@ from fastweights.training.config import ConfigError
 CONFIG = GlimpsesConfig(
     hidden_sizes=(8,), updates=6, batch_size=10, evaluate_every=3, validation_size=20, inspected=7
 )
-EXPERIMENT = GlimpsesExperiment()
+STUDY = GlimpsesStudy()
 
 
 def digits(count: int, seed: int) -> MnistSplit:
@@ -46,23 +54,25 @@ def results(runs: Path) -> list[Result]:
     found = []
     with pytest.MonkeyPatch.context() as patch:
         data = Mnist(digits(60, 0), digits(20, 1), digits(20, 2))
-        patch.setattr(training, "load_mnist", lambda *_, **__: data)
-        for unit in EXPERIMENT.units(CONFIG, 2):
+        patch.setattr(glimpses, "load_mnist", lambda *_, **__: data)
+        for unit in STUDY.units(CONFIG, 2):
             home = runs / unit.name
             home.mkdir()
-            found.append(Result(unit, EXPERIMENT.run(CONFIG, unit, home, "cpu", None)))
+            found.append(Result(unit, STUDY.run(CONFIG, unit, home, "cpu", None)))
     return found
 
 
 @pytest.mark.parametrize("places", [False, True])
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_network_learns(arm: str, places: bool) -> None:
+def test_every_parameter_of_a_network_is_trained(arm: str, places: bool) -> None:
+    torch.manual_seed(0)
     task = Glimpses(places=places)
     model = Classifier(ARMS[arm].build(CONFIG, task.features, 8, "published"))
-    logits = model(task.split(digits(6, 0), 0, "train").inputs)
+    split = task.split(digits(6, 0), 0, "train")
+    logits = model(split.inputs)
     assert logits.shape == (6, 10)
-    logits.square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    torch.nn.functional.cross_entropy(logits, split.targets).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
 def layer() -> FastWeightsRNN:
@@ -151,7 +161,7 @@ def test_attention_shares_are_those_of_the_layer() -> None:
     model = Classifier(ARMS["fast-weights"].build(CONFIG, 49, 8, "published"))
     split = Glimpses().split(digits(1, 0), 0, "test")
     weights = model.layer.attention(model.present(split.inputs))[0, 0]  # type: ignore[operator]
-    shares = torch.tensor(training.attention_shares(model, split, 1))
+    shares = torch.tensor(attention_shares(model, split.inputs))
     expected = weights[10] / weights[10].sum()
     torch.testing.assert_close(shares[10, :-1], expected[1:].detach(), rtol=0, atol=1e-4)
 
@@ -160,17 +170,17 @@ def test_a_run_that_goes_on_ends_with_the_same_numbers(
     results: list[Result], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = Mnist(digits(60, 0), digits(20, 1), digits(20, 2))
-    monkeypatch.setattr(training, "load_mnist", lambda *_, **__: data)
+    monkeypatch.setattr(glimpses, "load_mnist", lambda *_, **__: data)
     first = results[0]
     assert first.values is not None
-    again = EXPERIMENT.run(CONFIG, first.unit, runs / first.unit.name, "cpu", None)
+    again = STUDY.run(CONFIG, first.unit, runs / first.unit.name, "cpu", None)
     assert {**again, "seconds": 0} == {**first.values, "seconds": 0}
 
 
 def made_up(config: GlimpsesConfig, errors: dict[tuple[str, str], float]) -> list[Result]:
     """Results with this test error in per cent by (arm, order)."""
     found = []
-    for unit in EXPERIMENT.units(config, 3):
+    for unit in STUDY.units(config, 3):
         share = 1 - errors[unit.arm, unit.options["order"]] / 100 + 1e-5 * len(found) / len(errors)
         values: dict[str, Any] = {
             "test_accuracy": share,
@@ -184,7 +194,7 @@ def made_up(config: GlimpsesConfig, errors: dict[tuple[str, str], float]) -> lis
 
 
 def verdicts(config: GlimpsesConfig, results: list[Result]) -> dict[str, str]:
-    section = EXPERIMENT.section(config, results, Path())
+    section = STUDY.section(config, results, Path())
     return {claim.claim: claim.verdict for claim in section.claims}
 
 
@@ -229,12 +239,12 @@ def test_an_order_that_matters_is_seen() -> None:
 
 
 def test_the_section_shows_every_run_and_survives_failures(results: list[Result]) -> None:
-    section = EXPERIMENT.section(CONFIG, results, Path())
+    section = STUDY.section(CONFIG, results, Path())
     names = [p.name for p in section.pictures]
     assert names == ["glimpses-errors", "glimpses-attention-r8-published"]
     assert all(len(row) == len(t.columns) for t in section.tables for row in t.rows)
     assert len(section.tables[1].rows) == len(results)
-    failed = EXPERIMENT.section(CONFIG, [Result(r.unit, None, "died") for r in results], Path())
+    failed = STUDY.section(CONFIG, [Result(r.unit, None, "died") for r in results], Path())
     assert not failed.claims
     assert not failed.pictures
     assert failed.tables[1].rows[0][2:4] == ["failed", "died"]
@@ -256,13 +266,13 @@ def test_the_section_shows_every_run_and_survives_failures(results: list[Result]
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        EXPERIMENT.units(dataclasses.replace(CONFIG, **changes), 1)
+        STUDY.units(dataclasses.replace(CONFIG, **changes), 1)
 
 
 def test_data_that_will_not_do_is_refused_before_any_run(tmp_path: Path) -> None:
     data = tmp_path / "mnist"
     config = dataclasses.replace(CONFIG, data=str(data))
-    sweep = Sweep(Plan(EXPERIMENT, "quick", config, 1, tmp_path / "run"))
+    sweep = Sweep(Plan(STUDY, "quick", config, 1, tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"data: .*mnist holds neither train-images"):
         prepare_sweep(sweep, resume=False)
     data.mkdir()
@@ -274,15 +284,16 @@ def test_data_that_will_not_do_is_refused_before_any_run(tmp_path: Path) -> None
 
 def test_presets_can_be_run() -> None:
     assert find("glimpses").name == "glimpses"
-    for preset, cells in ((quick(), 6), (orders(), 12), (paper(), 18)):
-        assert len(EXPERIMENT.units(preset, 2)) == 2 * cells
-    sizes = {size for _, size in PUBLISHED_ERRORS}
-    assert set(paper().hidden_sizes) == sizes
+    cells = {"quick": 6, "orders": 12, "paper": 18}
+    for name, preset in STUDY.presets.items():
+        assert len(STUDY.units(preset(), 2)) == 2 * cells[name]
+    for published in PUBLISHED_ERRORS.values():
+        assert tuple(published) == STUDY.presets["paper"]().hidden_sizes
 
 
 def test_learning_rates_are_those_of_the_nearest_size_tried() -> None:
     arm = ARMS["irnn"]
-    rates = [arm.learning_rate(size) for size in (20, 50, 100, 1000)]
+    rates = [arm.learning_rate_at(size) for size in (20, 50, 100, 1000)]
     assert rates == [1e-2, 1e-2, 3e-3, 3e-3]
 
 
@@ -290,7 +301,7 @@ def test_real_digits_are_learned(tmp_path: Path) -> None:
     if not os.environ.get("FASTWEIGHTS_DATA"):
         pytest.skip("FASTWEIGHTS_DATA names no folder with the files of MNIST")
     config = dataclasses.replace(
-        quick(),
+        GlimpsesConfig(),
         arms=("convnet",),
         hidden_sizes=(30,),
         updates=100,
@@ -298,6 +309,6 @@ def test_real_digits_are_learned(tmp_path: Path) -> None:
         learning_rate=5e-3,
         validation_size=59_000,
     )
-    (unit,) = EXPERIMENT.units(config, 1)
-    found = EXPERIMENT.run(config, unit, tmp_path, "cpu", None)
+    (unit,) = STUDY.units(config, 1)
+    found = STUDY.run(config, unit, tmp_path, "cpu", None)
     assert found["test_accuracy"] > 0.6

@@ -1,4 +1,4 @@
-"""Language: networks that cost what they say, runs that resume, text that streams."""
+"""Language: networks that cost what they say, runs that resume, a section that adds up."""
 
 from __future__ import annotations
 
@@ -12,29 +12,19 @@ import pytest
 import torch
 from torch import nn
 
-from fastweights.cli import app
-from fastweights.experiments.language import Language
-from fastweights.experiments.language_study import training
-from fastweights.experiments.language_study.config import LanguageConfig
-from fastweights.experiments.language_study.generation import (
-    best_network,
-    load_network,
-    stream_text,
-)
-from fastweights.experiments.language_study.networks import (
-    ARMS,
+from fastweights.experiments.language import ARMS, Language, LanguageRun, bits_per_character
+from fastweights.experiments.language_model import (
     CharacterModel,
-    build,
+    LanguageConfig,
+    count_parameters,
     multiply_adds,
 )
-from fastweights.experiments.language_study.training import bits_per_character
-from fastweights.files import write_json
 from fastweights.lab.experiment import Result
 from fastweights.lab.plan import Plan
 from fastweights.lab.sweep import Sweep, prepare_sweep
-from fastweights.tasks import Alphabet
 from fastweights.training import loop
 from fastweights.training.config import ConfigError
+from fastweights.training.recurrent import CarriedState
 
 CONFIG = LanguageConfig(
     first_seed=0,
@@ -65,14 +55,10 @@ def config(tmp_path: Path) -> LanguageConfig:
     return LanguageConfig(**{**vars(CONFIG), "text": str(path)})
 
 
-def train(config: LanguageConfig, arm: str, folder: Path, seed: int = 0) -> dict[str, Any]:
-    """One run, in a folder as the runner makes it."""
-    unit = next(u for u in Language().units(config, seed + 1) if (u.arm, u.seed) == (arm, seed))
-    home = folder / "units" / unit.name
-    home.mkdir(parents=True, exist_ok=True)
-    described = {"arm": unit.arm, "config": vars(config)}
-    write_json(home / "config.json", described)
-    result = Language().run(config, unit, home, "cpu", None)
+def train(config: LanguageConfig, arm: str, folder: Path) -> dict[str, Any]:
+    unit = next(unit for unit in Language().units(config, 1) if unit.arm == arm)
+    folder.mkdir(exist_ok=True)
+    result = Language().run(config, unit, folder, "cpu", None)
     result.pop("seconds")
     return result
 
@@ -109,7 +95,7 @@ def test_without_the_carried_state_a_resumed_run_would_differ(
     config: LanguageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = train(config, "gru-parameters", tmp_path / "whole")
-    monkeypatch.setattr(training.CarriedState, "keep", lambda self, state: None)
+    monkeypatch.setattr(CarriedState, "keep", lambda self, state: None)
     assert train(config, "gru-parameters", tmp_path / "other")["test_bits"] != expected["test_bits"]
 
 
@@ -122,29 +108,32 @@ def test_it_learns(config: LanguageConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_network_learns_with_all_its_parameters(arm: str) -> None:
-    model = build(ARMS[arm], 20, CONFIG)
-    logits, _ = model(torch.randint(20, (9, 2)))
-    logits.logsumexp(-1).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+def test_every_parameter_of_a_network_is_trained(arm: str, config: LanguageConfig) -> None:
+    torch.manual_seed(0)
+    (unit,) = (unit for unit in Language().units(config, 1) if unit.arm == arm)
+    run = LanguageRun(config, ARMS[arm], unit, CPU)
+    run.loss(0).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in run.model.parameters())
 
 
 def test_matched_networks_match() -> None:
     config = LanguageConfig(hidden_size=64)
-    reference = build(ARMS["fast-weights"], 65, config)
 
-    def parameters(model: nn.Module) -> int:
-        return sum(p.numel() for p in model.parameters())
+    def network(arm: str) -> CharacterModel:
+        made = ARMS[arm].build(65, config)
+        assert isinstance(made, CharacterModel)
+        return made
 
-    def work(arm: str) -> int:
-        width = build(ARMS[arm], 65, config).output.in_features
-        return multiply_adds(ARMS[arm].kind, 65, width, config)
+    def parameters(arm: str) -> int:
+        return sum(p.numel() for p in network(arm).parameters())
 
+    ours = parameters("fast-weights")
+    assert count_parameters("fast-weights", 65, 64, config) == ours
     for kind in ("lstm", "gru"):
-        equal = build(ARMS[f"{kind}-parameters"], 65, config)
-        assert parameters(equal) == pytest.approx(parameters(reference), rel=0.02)
-        assert work(f"{kind}-compute") == pytest.approx(work("fast-weights"), rel=0.02)
-    assert build(ARMS["layer-norm-rnn"], 65, config).output.in_features == 64
+        assert parameters(f"{kind}-parameters") == pytest.approx(ours, rel=0.02)
+        work = network(f"{kind}-compute").multiply_adds
+        assert work == pytest.approx(network("fast-weights").multiply_adds, rel=0.02)
+    assert network("layer-norm-rnn").hidden_size == 64
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "layer-norm-rnn"])
@@ -190,19 +179,10 @@ def test_bits_do_not_depend_on_how_much_is_read_at_a_time(streams: int) -> None:
     )  # two streams of one character each
 
 
-@pytest.fixture
-def model() -> CharacterModel:
-    torch.manual_seed(1)
-    model = CharacterModel("fast-weights", 4, 8, CONFIG).double().eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.7)
-    return model
-
-
 @pytest.mark.parametrize("kind", ["fast-weights", "layer-norm-rnn", "lstm", "gru"])
 def test_a_character_at_a_time_gives_the_logits_of_one_pass(kind: str) -> None:
     model = CharacterModel(kind, 4, 8, CONFIG).double()
-    tokens = torch.randint(4, (90, 1))
+    tokens = torch.randint(4, (40, 1))
     at_once, _ = model(tokens)
     state, streamed = None, []
     for token in tokens:
@@ -211,117 +191,20 @@ def test_a_character_at_a_time_gives_the_logits_of_one_pass(kind: str) -> None:
     torch.testing.assert_close(torch.cat(streamed), at_once, rtol=1e-10, atol=1e-10)
 
 
-def test_what_is_remembered_keeps_its_size_and_its_bounds(model: CharacterModel) -> None:
+def test_what_is_remembered_keeps_its_size_and_its_bounds() -> None:
+    torch.manual_seed(1)
+    model = CharacterModel("fast-weights", 4, 8, CONFIG).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7)
     sizes, largest, state = set(), [], None
     with torch.no_grad():
-        for tokens in torch.randint(4, (3000, 1)).split(1):
+        for tokens in torch.randint(4, (1200, 1)).split(1):
             _, state = model(tokens, state)
             sizes.add(tuple((name, tuple(t.shape)) for name, t in state.tensors().items()))
             largest.append(float(state.matrix.abs().max()))
     assert len(sizes) == 1
     assert "history" not in state.tensors()
-    assert max(largest[-1000:]) <= 1.05 * max(largest[:1000])
-
-
-def test_every_character_is_one_call_on_one_character(model: CharacterModel) -> None:
-    """So its cost is the same, however long the text before it."""
-    lengths: list[int] = []
-    model.register_forward_pre_hook(lambda _, inputs: lengths.append(len(inputs[0])))
-    characters = stream_text(model, Alphabet("abcd"), "abba", length=300)
-    for made in range(1, 6):
-        next(characters)
-        assert len(lengths) == made  # nothing is computed ahead
-    assert lengths == [4, 1, 1, 1, 1]
-
-
-def test_the_seed_and_the_temperature_decide_the_text(model: CharacterModel) -> None:
-    def write(**settings: Any) -> str:
-        return "".join(stream_text(model, Alphabet("abcd"), "ab", length=40, **settings))
-
-    assert write(seed=3) == write(seed=3) != write(seed=4)
-    assert write(temperature=0, seed=3) == write(temperature=0, seed=4)
-    assert write(temperature=1e-300) == write(temperature=0)
-    assert len(set(write(temperature=1e6))) == 4
-    assert write()[:10] == "".join(stream_text(model, Alphabet("abcd"), "ab", length=10))
-
-
-def test_draws_follow_the_chances(model: CharacterModel) -> None:
-    with torch.no_grad():
-        chances = (model(torch.tensor([[0], [1]]))[0][-1, 0] / 0.7).softmax(-1)
-    first = [
-        next(stream_text(model, Alphabet("abcd"), "ab", length=1, temperature=0.7, seed=seed))
-        for seed in range(600)
-    ]
-    for token, character in enumerate("abcd"):
-        p = float(chances[token])
-        assert abs(first.count(character) / 600 - p) < 4 * math.sqrt(p * (1 - p) / 600)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"prompt": ""}, "at least one character"),
-        ({"prompt": "abxé"}, r"prompt: the text has 'x', 'é', not among the 4 known .*'abcd'"),
-        ({"temperature": -1.0}, "temperature must be at least 0 and finite, got -1"),
-        ({"temperature": math.nan}, "temperature must be at least 0 and finite, got nan"),
-        ({"length": -1}, "length must be at least 0, got -1"),
-    ],
-)
-def test_what_cannot_be_continued_is_said_at_once(
-    model: CharacterModel, given: dict[str, Any], message: str
-) -> None:
-    settings = {"prompt": "ab", "length": 5, **given}
-    with pytest.raises(ConfigError, match=message):
-        stream_text(model, Alphabet("abcd"), **settings)
-
-
-def test_the_network_of_a_run(config: LanguageConfig, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    bits = {seed: train(config, "fast-weights", out, seed)["validation_bits"] for seed in (0, 1)}
-    best = best_network(out)
-    assert best.name == f"fast-weights-seed{min(bits, key=lambda seed: bits[seed])}"
-    other = out / "units" / f"fast-weights-seed{max(bits, key=lambda seed: bits[seed])}"
-    assert best_network(other) == other
-    model, alphabet = load_network(best)
-    assert alphabet == Alphabet.of(Path(config.text or "").read_text())
-    assert not model.training
-    assert len("".join(stream_text(model, alphabet, "Now", length=20))) == 20
-
-
-def test_the_command_writes_the_prompt_and_what_follows(
-    config: LanguageConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    train(config, "gru-parameters", out)
-    arguments = ["generate", str(out), "--length", "12", "--temperature", "0", "--prompt"]
-    app([*arguments, "Now is"], standalone_mode=False)
-    shown = capsys.readouterr()
-    assert shown.out.startswith("Now is")
-    assert len(shown.out) == len("Now is") + 12 + 1
-    assert "gru-parameters-seed0" in shown.err
-    with pytest.raises(ConfigError, match=r"prompt: the text has 'Q', 'é', not among"):
-        app([*arguments, "Qué"], standalone_mode=False)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_folder_without_a_network(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(ConfigError, match="holds no trained network"):
-            best_network(folder)
-
-
-def test_a_damaged_network(config: LanguageConfig, tmp_path: Path) -> None:
-    train(config, "fast-weights", tmp_path)
-    home = best_network(tmp_path)
-    checkpoint = home / "checkpoint.safetensors"
-    content = checkpoint.read_bytes()
-    checkpoint.write_bytes(content[:200])
-    with pytest.raises(ConfigError, match="does not hold a network that predicts text"):
-        load_network(home)
-    checkpoint.write_bytes(content)
-    write_json(home / "config.json", {"arm": "lstm-compute", "config": vars(config)})
-    with pytest.raises(ConfigError, match="belongs to another model"):
-        load_network(home)
+    assert max(largest[-400:]) <= 1.05 * max(largest[:400])
 
 
 @pytest.mark.parametrize(
@@ -415,3 +298,8 @@ def test_the_section_says_what_came_out() -> None:
     assert json.dumps(section.pictures[0].alt)
     nothing = [Result(r.unit, None, "not finished") for r in results]
     assert Language().section(config, nothing, Path()).claims == []
+
+
+def test_presets_can_run() -> None:
+    for name, preset in Language.presets.items():
+        assert len(Language().units(preset(), Language.seeds[name])) == 6 * Language.seeds[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,15 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from fastweights.experiments.memory import Memory, MemoryConfig
-from fastweights.experiments.memory_networks import NETWORK_DECAYS, accuracy_by_position
-from fastweights.experiments.memory_tables import (
+from fastweights.decay import PowerLaw
+from fastweights.experiments.memory import (
+    DECAYS,
+    Memory,
+    MemoryConfig,
+    PairRun,
+    accuracy_by_position,
+)
+from fastweights.experiments.memory_theory import (
     lifetime_table,
-    position_claims,
     reading_claims,
     reading_table,
 )
-from fastweights.lab.experiment import Result
+from fastweights.lab.experiment import Result, Unit
 from fastweights.tasks import AssociativeRetrieval
 from fastweights.theory.memory import findings, pair_snr
 from fastweights.training.config import ConfigError
@@ -48,7 +54,7 @@ def test_the_section_says_what_was_found(results: list[Result]) -> None:
     assert len(section.pictures) == 5
     positions = section.tables[3].rows
     assert [row[1] for row in positions] == ["1", "2", "3", "4"] * 2
-    predicted = pair_snr(NETWORK_DECAYS["power-law"].make(), 19, 4)
+    predicted = pair_snr(DECAYS["power-law"].options["decay"], 19, 4)
     assert [row[3] for row in positions[:4]] == [f"{x:.2f}" for x in predicted]
     mean = sum(r.values["by_position"][0] for r in results if r.unit.arm == "power-law") / 2
     assert positions[0][4].startswith(f"{100 * mean:.2f} [")
@@ -66,9 +72,25 @@ def test_what_is_missing_is_left_out(results: list[Result]) -> None:
 def test_impossible_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="unknown decay 'power': did you mean 'power-law'"):
         EXPERIMENT.units(MemoryConfig(decays=("power",)), 1)
-    unit = EXPERIMENT.units(SMALL, 1)[-1]
-    with pytest.raises(ValueError, match="device 'cuda'"):
-        EXPERIMENT.run(SMALL, unit, Path(), "cuda", None)
+    with pytest.raises(ConfigError, match="decays must not repeat itself"):
+        EXPERIMENT.units(MemoryConfig(decays=("power-law", "power-law")), 1)
+    for unit in (EXPERIMENT.units(SMALL, 1)[0], EXPERIMENT.units(SMALL, 1)[-1]):
+        with pytest.raises(ValueError, match="device 'cuda'"):
+            EXPERIMENT.run(SMALL, unit, Path(), "cuda", None)
+
+
+def test_a_network_has_the_decay_of_its_arm_and_the_write_rate_of_the_settings(
+    results: list[Result],
+) -> None:
+    rates = {r.unit.arm: r.values["write_rate"] for r in results if r.unit.arm in DECAYS}
+    assert rates == {"power-law": 0.5, "factorial": 0.1}
+    unit = EXPERIMENT.units(SMALL, 1)[2]
+    config = dataclasses.replace(SMALL, write_rate=0.3, train_size=128)
+    run = PairRun(config, DECAYS[unit.arm], unit, torch.device("cpu"))
+    layer = run.model.layer
+    assert repr(layer.decay) == repr(PowerLaw(0.5))
+    assert layer.hidden_size == SMALL.hidden_size
+    assert layer.write_rate == 0.3
 
 
 class KnowsTheFirstAndLast(nn.Module):
@@ -91,11 +113,20 @@ def test_accuracy_by_position() -> None:
 
 
 def test_verdicts_on_positions() -> None:
+    def verdicts(measured: dict[str, list[list[float]]]) -> list[str]:
+        results = [
+            Result(Unit("", "", decay, seed), {"by_position": by_position})
+            for decay, runs in measured.items()
+            for seed, by_position in enumerate(runs)
+        ]
+        found = EXPERIMENT.contrasts(MemoryConfig(decays=tuple(measured)))
+        return [row.verdict for contrast in found if (row := contrast.row(results)) is not None]
+
     better, worse, mixed = [[0.5, 0.6], [0.6, 0.8]], [[0.6, 0.5]] * 2, [[0.5, 0.6], [0.6, 0.5]]
-    claims = position_claims({"power-law": better, "factorial": worse, "exponential-0.99": mixed})
-    assert [c.verdict for c in claims] == ["holds", "does not hold", "undecided"]
-    (single,) = position_claims({"power-law": [[0.5, 0.9]]})
-    assert single.verdict == "undecided"
+    measured = {"power-law": better, "factorial": worse, "exponential-0.99": mixed}
+    assert verdicts(measured) == ["holds", "does not hold", "undecided"]
+    assert verdicts({"power-law": [[0.5, 0.9]]}) == ["undecided"]
+    assert verdicts({"power-law": []}) == []
 
 
 def test_the_readings_contradict_one_another() -> None:

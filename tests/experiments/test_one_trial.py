@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights.experiments.one_trial import OneTrial
-from fastweights.experiments.other_uses.one_trial.model import (
+from fastweights.experiments.hinton_plaut.one_trial import OneTrial
+from fastweights.experiments.hinton_plaut.one_trial_simulation import (
+    TIMES,
     Associator,
     OneTrialConfig,
     draw_pairs,
@@ -20,8 +21,8 @@ from fastweights.experiments.other_uses.one_trial.model import (
     learn,
     overlay,
     present,
+    simulate,
 )
-from fastweights.experiments.other_uses.one_trial.simulation import TIMES, simulate
 from fastweights.lab.experiment import Result
 from fastweights.ops.slow_fast import reference
 from fastweights.training.config import ConfigError, from_dict
@@ -82,7 +83,7 @@ def test_verdicts_of_the_effect(values: dict[str, Any]) -> None:
 
 def test_without_a_fast_learning_rate_nothing_is_stored() -> None:
     config = dataclasses.replace(CONFIG, fast_lr=0.0)
-    values = simulate(config, SEEDS)
+    values = simulate(config, SEEDS[:3])
     assert (curve(values, "fast", "whole") < 0.5).all()
     stored, _, _, harm, _, _ = verdicts(config, values)
     assert (stored, harm) == ("does not hold", "does not hold")
@@ -90,7 +91,7 @@ def test_without_a_fast_learning_rate_nothing_is_stored() -> None:
 
 def test_without_decay_nothing_fades_and_the_harm_stays() -> None:
     config = dataclasses.replace(CONFIG, decay=0.0)
-    values = simulate(config, SEEDS)
+    values = simulate(config, SEEDS[:3])
     stored, temporary, unharmed, *_ = verdicts(config, values)
     assert (stored, temporary, unharmed) == ("holds", "does not hold", "does not hold")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fastweights.experiments.transfer import Transfer, TransferConfig
+from fastweights.experiments.transfer_figures import two_weights_picture
 from fastweights.lab.experiment import Result
-from fastweights.report.transfer_figures import two_weights_figure
 from fastweights.theory.transfer import Series, findings, sweeps
 from fastweights.training.config import ConfigError, with_overrides
 
@@ -52,12 +52,16 @@ def test_more_seeds_are_refused_with_what_to_do_instead() -> None:
         with_overrides(SMALL, ["effort=0"])
 
 
+def test_other_devices_are_refused() -> None:
+    unit = EXPERIMENT.units(SMALL, 1)[0]
+    with pytest.raises(ValueError, match="got device 'cuda'"):
+        EXPERIMENT.run(SMALL, unit, Path(), "cuda", None)
+
+
 def test_the_plane_shows_lines_circle_ellipse_and_arcs() -> None:
     curves = sweeps(effort=0.02)
-    plane, chance = two_weights_figure(curves).axes
+    plane, chance = two_weights_picture(curves).figure.axes
     assert {"line 1", "line 2", "P", "O"} <= {t.get_text() for t in plane.texts}
     assert len(plane.lines) >= 6
     assert isinstance(curves["two weights"], Series)
     assert chance.get_ylabel().startswith("P(")
-    with pytest.raises(ValueError, match="angle must be"):
-        two_weights_figure(curves, angle=2.0)

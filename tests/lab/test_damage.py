@@ -7,6 +7,7 @@ the run is reported, gone on with, or used to make text.
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import sys
@@ -16,17 +17,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
 
-from fastweights import cli
 from fastweights.__main__ import main
-from fastweights.experiments.language_study.generation import best_network, load_network
-from fastweights.files import read_json
-from fastweights.lab import runner
+from fastweights.files import has_checksum, read_json, write_json
+from fastweights.generation import best_network, load_network
+from fastweights.lab import chapters, runner
 from fastweights.lab.plan import results_of
 from fastweights.lab.runner import run_units
 from fastweights.lab.sweep import load_sweep
 from fastweights.training import loop
 from fastweights.training.config import ConfigError
+from fastweights.training.metrics import read_metrics
 
 TINY = [
     "arms=lstm",
@@ -84,6 +87,9 @@ def call(*words: str | Path) -> int:
 
 def settings(values: list[str]) -> list[str]:
     return [word for value in values for word in ("--set", value)]
+
+
+TINY_WORDS = settings(TINY)
 
 
 class Killed(BaseException):
@@ -175,11 +181,27 @@ def damages(content: bytes, count: int) -> Iterator[bytes]:
     yield b"\0" * len(content)
 
 
+def of_an_earlier_version(folder: Path) -> None:
+    """Take out every checksum."""
+    for path in folder.rglob("*.json"):
+        write_json(path, read_json(path))
+    for path in folder.rglob("metrics.jsonl"):
+        points = read_metrics(path)
+        path.write_text("".join(json.dumps(point) + "\n" for point in points))
+    for path in folder.rglob("*.safetensors"):
+        content = path.read_bytes()
+        with safe_open(path, "pt") as file:
+            texts = file.metadata()
+        progress = {k: v for k, v in json.loads(texts["progress"]).items() if k != "metrics"}
+        kept = {"progress": json.dumps(progress), "optimizer": texts["optimizer"]}
+        path.write_bytes(save(load(content), kept))
+
+
 def reported(folder: Path) -> tuple[Any, ...]:
     """All that a report of the folder is made from."""
     plan = load_sweep(folder).base
     results = results_of(plan)
-    environments, damaged = cli._environments(plan)
+    environments, damaged = chapters._environments(plan)
     told = [*damaged, *(r.failure for r in results if r.failure)]
     values = [r.values for r in results], [list(r.curve) for r in results]
     return plan.config, plan.seeds, values, environments, told
@@ -288,11 +310,11 @@ def test_json_of_another_type(
     """As a file of an earlier version may be, which has no checksum."""
     folder = tmp_path / "run"
     shutil.copytree(request.getfixturevalue(state), folder)
+    of_an_earlier_version(folder)
     path = file_in(folder, name)
     if name == "metrics.jsonl":
         (path.parent / "checkpoint.safetensors").unlink()
         whole = json.loads(path.read_text().splitlines()[0])
-        del whole["checksum"]
     else:
         whole = read_json(path)
     contents = [*VALUES, *({**whole, key: value} for key in whole for value in VALUES)]
@@ -313,3 +335,114 @@ def test_json_of_another_type(
         reasons = (str(folder), "did not finish", "cannot be drawn")
         assert code == 0 or any(reason in told.err for reason in reasons), content
         assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("finished", "result.json"),
+        ("finished", "environment.json"),
+        ("failed", "failure.json"),
+        ("killed", "metrics.jsonl"),
+        ("killed", "checkpoint.safetensors"),
+    ],
+)
+def test_a_file_without_its_checksum_beside_a_description_that_has_one(
+    state: str, name: str, finished: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder, old = tmp_path / "run", tmp_path / "old"
+    for copy in (folder, old):
+        shutil.copytree(request.getfixturevalue(state), copy)
+    expected = reported(folder)
+    of_an_earlier_version(old)
+    assert reported(old) == expected
+    path = file_in(folder, name)
+    path.write_bytes(file_in(old, name).read_bytes())
+    assert str(path) in str(reported(folder)[-1])
+
+    if name not in ("failure.json", "environment.json"):  # of which nothing depends on
+        assert (
+            call("run", "retrieval", "--seeds", "1", "--out", folder, "--resume", *TINY_WORDS) == 0
+        )
+        (found,), (wanted,) = (results_of(load_sweep(place).base) for place in (folder, finished))
+        assert found.values is not None
+        assert wanted.values is not None
+        assert {**found.values, "seconds": 0} == {**wanted.values, "seconds": 0}
+
+
+def test_a_folder_of_an_earlier_version_stays_one(killed: Path, tmp_path: Path) -> None:
+    """Its files would be refused beside a description with a checksum."""
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    of_an_earlier_version(folder)
+    for _ in range(2):
+        assert (
+            call("run", "retrieval", "--seeds", "1", "--out", folder, "--resume", *TINY_WORDS) == 0
+        )
+        assert not has_checksum(folder / DESCRIPTION)
+        assert not reported(folder)[-1]
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoint.safetensors", "metrics.jsonl"])
+def test_no_text_from_a_network_without_its_checksums(
+    name: str, language: Path, tmp_path: Path
+) -> None:
+    folder, old = tmp_path / "run", tmp_path / "old"
+    for copy in (folder, old):
+        shutil.copytree(language, copy)
+    of_an_earlier_version(old)
+    load_network(best_network(old))
+    path = file_in(folder, name)
+    path.write_bytes(file_in(old, name).read_bytes())
+    with pytest.raises(ConfigError, match=r"has lost its checksum|of another run") as error:
+        load_network(best_network(folder))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kept", ["result.json", "metrics.jsonl"])
+def test_a_missing_checkpoint_is_named(kept: str, language: Path, tmp_path: Path) -> None:
+    """Not left out, with the text of a worse network in its place."""
+    folder = tmp_path / "run"
+    shutil.copytree(language, folder)
+    checkpoint = file_in(folder, "checkpoint.safetensors")
+    shutil.copytree(checkpoint.parent, checkpoint.parent.with_name("worse"))
+    checkpoint.unlink()
+    for name in {"result.json", "metrics.jsonl"} - {kept}:
+        (checkpoint.parent / name).unlink()
+    for place in (folder, checkpoint.parent):
+        with pytest.raises(ConfigError, match=r"checkpoint\.safetensors is missing") as error:
+            best_network(place)
+        assert str(checkpoint) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers(
+    value: float, language: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(language, folder)
+    of_an_earlier_version(folder)
+    path = file_in(folder, "checkpoint.safetensors")
+    with safe_open(path, "pt") as file:
+        texts = file.metadata()
+    tensors = load(path.read_bytes())
+    tensors["model.output.weight"].fill_(value)
+    path.write_bytes(save(tensors, texts))
+    for temperature in ("0", "1"):
+        assert call("generate", folder, "--prompt", "Now", "--temperature", temperature) == 2
+        told = capsys.readouterr().err
+        assert f"{path} is of no use: what the network puts out is no longer finite" in told
+        assert "Traceback" not in told
+
+
+def test_an_accuracy_of_400_digits(killed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    of_an_earlier_version(folder)
+    metrics = file_in(folder, "metrics.jsonl")
+    *lines, last = metrics.read_text().splitlines()
+    point = {**json.loads(last), "validation_accuracy": 10**400}
+    metrics.write_text("\n".join([*lines, json.dumps(point)]) + "\n")
+    assert str(metrics) in str(reported(folder)[-1])
+    assert call("run", "retrieval", "--seeds", "1", "--out", folder, "--resume", *TINY_WORDS) == 0
+    assert not reported(folder)[-1]

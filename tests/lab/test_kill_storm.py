@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import shlex
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -75,11 +77,6 @@ def run_language(folder: Path) -> list[str]:
 
 def sweep_retrieval(folder: Path) -> list[str]:
     settings = [*SMALL, "updates=1200"]
-    return command("sweep", "retrieval", folder, settings, "--grid", "warmup=0,10")
-
-
-def small_sweep(folder: Path) -> list[str]:
-    settings = [*SMALL, "arms=lstm", "updates=200"]
     return command("sweep", "retrieval", folder, settings, "--grid", "warmup=0,10")
 
 
@@ -191,7 +188,7 @@ class Storm:
             time.sleep(self._draw.uniform(0, 0.3))
             return True
         with suppress(AssertionError):
-            return started.until(self._is_writing, timeout=10)
+            return started.until(self._is_writing, timeout=10, every=0.001)
         return started.is_running
 
     def _is_writing(self) -> bool:
@@ -209,53 +206,62 @@ class Storm:
         return all((home / "result.json").exists() for home in homes)
 
 
-@pytest.fixture
-def storm_over(tmp_path: Path) -> Iterator[Callable[[Scene], Storm]]:
-    """Both runs of a scene, compared; and nobody is left who still works at it."""
-    logs = [tmp_path / "undisturbed.log", tmp_path / "disturbed.log"]
+@dataclasses.dataclass
+class Places:
+    """Where a command is left alone and where it is not, and what each of them prints."""
 
-    def storm_over(scene: Scene) -> Storm:
-        began = time.monotonic()
-        places = [tmp_path / name / "run" for name in ("undisturbed", "disturbed")]
-        for place in places:
-            place.parent.mkdir()
-        started = Started.of([*scene.words(places[0]), "--workers", "1"], logs[0])
-        assert started.end() == 0, started.told
-        undisturbed = time.monotonic() - began
+    quiet: Path
+    struck: Path
+    quiet_log: Path
+    struck_log: Path
 
-        storm = Storm([*scene.words(places[1]), *scene.more], places[1], logs[1], scene.seed)
-        storm.rage(scene.kills)
-        print(
-            f"{len(storm.kills)} kills, {storm.starts} starts, "
-            f"{time.monotonic() - began - undisturbed:.0f} s (undisturbed {undisturbed:.0f} s)"
-        )
-        for name, count in sorted(Counter(storm.kills).items()):
-            print(f"  {count} × {name}")
+    def compare(self) -> None:
+        """See that everything is as undisturbed, and that nobody is left who works at it."""
         limit = time.monotonic() + 60
-        while left := processes(logs[1]):
+        while left := processes(self.struck_log):
             assert time.monotonic() < limit, [
                 Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left
             ]
             time.sleep(0.1)
-        assert not temporaries_in(places[1])
-        assert_same(places[1], places[0])
-        return storm
+        assert not temporaries_in(self.struck)
+        assert_same(self.struck, self.quiet)
 
-    yield storm_over
-    for pid in [*processes(logs[0]), *processes(logs[1])]:
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[Places]:
+    folders = [tmp_path / name / "it's [x]" for name in ("quiet", "struck")]
+    logs = [folder.parent / "log" for folder in folders]
+    for folder in folders:
+        folder.parent.mkdir()
+    yield Places(*folders, *logs)
+    for pid in [pid for log in logs for pid in processes(log)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
+def leave_alone(words: list[str], log: Path) -> None:
+    started = Started.of([*words, "--workers", "1"], log)
+    assert started.end() == 0, started.told
+
+
 @pytest.mark.storm
 @pytest.mark.parametrize("name", SCENES)
-def test_a_storm_of_kills_changes_no_number(
-    name: str, storm_over: Callable[[Scene], Storm]
-) -> None:
+def test_a_storm_of_kills_changes_no_number(name: str, places: Places) -> None:
     if name == "ray":
         pytest.importorskip("ray", reason='needs pip install "fastweights[ray]"')
-    scene = SCENES[name]
-    storm = storm_over(scene)
+    scene, began = SCENES[name], time.monotonic()
+    leave_alone(scene.words(places.quiet), places.quiet_log)
+    undisturbed = time.monotonic() - began
+
+    words = [*scene.words(places.struck), *scene.more]
+    storm = Storm(words, places.struck, places.struck_log, scene.seed)
+    storm.rage(scene.kills)
+    seconds = time.monotonic() - began - undisturbed
+    print(f"\n{len(storm.kills)} kills, {storm.starts} starts, {seconds:.0f} s")
+    print(f"(undisturbed {undisturbed:.0f} s)")
+    for kill, count in sorted(Counter(storm.kills).items()):
+        print(f"  {count} × {kill}")
+    places.compare()
     assert len(storm.kills) == scene.kills
     at_work = [kill for kill in storm.kills if kill.endswith(AT_WORK)]
     assert len(at_work) >= scene.kills / 3
@@ -265,5 +271,44 @@ def test_there_are_forty_kills() -> None:
     assert sum(scene.kills for scene in SCENES.values()) == 40
 
 
-def test_three_kills_change_no_number(storm_over: Callable[[Scene], Storm]) -> None:
-    assert len(storm_over(Scene(small_sweep, kills=3, seed=7)).kills) == 3
+def test_three_kills_change_no_number(places: Places) -> None:
+    """The command is killed, then stopped by Ctrl-C, and then, as it says, one worker killed."""
+
+    def words(folder: Path, *more: str) -> list[str]:
+        settings = [*SMALL, "updates=300"]
+        return command("run", "retrieval", folder, settings, *more)
+
+    def start(words: list[str]) -> Started:
+        before, started = lines_in(folder), Started.of(words, places.struck_log)
+        assert started.until(lambda: lines_in(folder) > before), started.told
+        time.sleep(draw.uniform(0, 0.2))
+        return started
+
+    leave_alone(words(places.quiet), places.quiet_log)
+    folder, draw = places.struck, random.Random(61)
+
+    started = start(words(folder, "--workers", "1", "--resume"))
+    os.killpg(started.process.pid, signal.SIGKILL)
+    assert started.end() == -signal.SIGKILL
+    lines = [lines_in(folder)]
+
+    started = start(words(folder, "--workers", "2", "--resume"))
+    os.killpg(started.process.pid, signal.SIGINT)
+    assert started.end() == 130
+    assert "Stopped; nothing is lost. Go on with:" in started.told
+    assert "Traceback" not in started.told
+    lines.append(lines_in(folder))
+    pasted = started.told.splitlines()[-1].strip()
+    given = shlex.split(pasted)
+    assert given[:3] == ["fastweights", "run", "retrieval"]
+    assert given[given.index("--out") + 1] == str(folder)
+    assert given[given.index("--workers") + 1] == "2"
+
+    scripts = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    started = start(["sh", "-c", f"{scripts}; exec {pasted}"])
+    os.kill(started.workers()[0], signal.SIGKILL)
+    assert started.end() == 0, started.told
+    assert "Traceback" not in started.told
+    assert str(folder / "report.html") in started.told
+    assert 0 < lines[0] < lines[1] < lines_in(folder)
+    places.compare()

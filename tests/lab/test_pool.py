@@ -117,6 +117,8 @@ def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, str(script)])
     try:
         pid = int(_wait_for(tmp_path / "a"))
+        # From its first moment, so that Ctrl-C in the terminal meets the parent alone.
+        assert _is_held_back(pid, signal.SIGINT)
     finally:
         parent.kill()
         parent.wait()
@@ -134,6 +136,12 @@ def _wait_for(path: Path) -> str:
             return text
         time.sleep(0.05)
     raise TimeoutError(path)
+
+
+def _is_held_back(pid: int, kind: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (blocked,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:")]
+    return bool(int(blocked, 16) >> (kind - 1) & 1)
 
 
 def _alive(pid: int) -> bool:

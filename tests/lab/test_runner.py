@@ -1,22 +1,16 @@
-"""Runs in folders: killed, resumed, refused, extended; and the numbers stay the same."""
+"""Runs in folders: resumed, refused, extended; and the numbers stay the same."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import random
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from fastweights.experiments.associative_retrieval import RetrievalConfig
@@ -42,145 +36,6 @@ SMALL = [
     "updates=3000",
     "evaluate_every=10",
 ]
-
-
-def command(folder: Path, *more: str) -> list[str]:
-    settings = [part for setting in SMALL for part in ("--set", setting)]
-    start = [sys.executable, "-m", "fastweights", "run", "retrieval", "--seeds", "1"]
-    return [*start, "--out", str(folder), *settings, *more]
-
-
-def start(words: list[str]) -> subprocess.Popen[str]:
-    """A process group of its own, as a terminal makes one."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        words,
-        start_new_session=True,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def lines_in(folder: Path) -> int:
-    return sum(len(p.read_bytes().splitlines()) for p in folder.glob("units/*/metrics.jsonl"))
-
-
-def wait_for_progress(folder: Path, process: subprocess.Popen[str], before: int) -> None:
-    for _ in range(30_000):
-        assert process.poll() is None, process.communicate()
-        if lines_in(folder) > before:
-            return
-        time.sleep(0.01)
-    raise TimeoutError
-
-
-def workers_of(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return found
-
-
-@dataclasses.dataclass
-class Life:
-    """What became of a run that was interrupted in every way."""
-
-    folder: Path
-    kills: int
-    lines: list[int]
-    ctrl_c: tuple[int, str]
-    last: tuple[int, str, str]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupted, on one worker."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    process = start(command(folder, "--workers", "1"))
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    return folder
-
-
-@pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
-    """Killed three times, then Ctrl-C, then one of two workers killed; the rest undisturbed."""
-    folder = tmp_path_factory.mktemp("a life") / "it's [x]"
-    moments = random.Random(61)
-    kills, lines = 0, []
-    for _ in range(3):
-        before = lines_in(folder)
-        process = start(command(folder, "--workers", "1", "--resume"))
-        wait_for_progress(folder, process, before)
-        time.sleep(moments.uniform(0, 0.2))
-        os.killpg(process.pid, signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        process.communicate()
-        lines.append(lines_in(folder))
-
-    process = start(command(folder, "--workers", "2", "--resume"))
-    wait_for_progress(folder, process, lines[-1])
-    os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    ctrl_c = process.returncode, error
-
-    pasted = error.strip().splitlines()[-1].strip()
-    scripts = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
-    process = start(["sh", "-c", f"{scripts}; exec {pasted}"])
-    wait_for_progress(folder, process, lines_in(folder))
-    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-    output, error = process.communicate(timeout=300)
-    return Life(folder, kills, lines, ctrl_c, (process.returncode, output, error))
-
-
-def test_it_was_interrupted_while_it_ran(life: Life, whole: Path) -> None:
-    assert life.kills == 3
-    assert 0 < life.lines[0] < life.lines[1] < life.lines[2] < lines_in(whole)
-
-
-def test_ctrl_c_says_how_to_go_on(life: Life) -> None:
-    code, error = life.ctrl_c
-    assert code == 130
-    assert "Stopped" in error
-    assert "Traceback" not in error
-    words = shlex.split(error.strip().splitlines()[-1])
-    assert words[:3] == ["fastweights", "run", "retrieval"]
-    assert words[words.index("--out") + 1] == str(life.folder)
-    assert words[words.index("--workers") + 1] == "2"
-
-
-def test_the_pasted_command_ends_the_run_though_a_worker_was_killed(life: Life) -> None:
-    code, output, error = life.last
-    assert code == 0, error
-    assert "Traceback" not in error
-    assert str(life.folder / "report.html") in output
-    assert not list(life.folder.glob("units/*/failure.json"))
-
-
-@pytest.mark.parametrize("unit", ["fast-weights-r6-seed0", "lstm-r6-seed0"])
-def test_an_interrupted_run_ends_with_the_same_numbers(unit: str, life: Life, whole: Path) -> None:
-    one, other = whole / "units" / unit, life.folder / "units" / unit
-    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    expected, result = (read_json(folder / "result.json") for folder in (one, other))
-    assert expected.pop("seconds") > 0
-    assert result.pop("seconds") > 0
-    assert result == expected
-    wanted, tensors = (load_file(folder / "checkpoint.safetensors") for folder in (one, other))
-    assert wanted.keys() == tensors.keys()
-    assert len(wanted) > 20
-    for name, tensor in wanted.items():
-        assert torch.equal(tensor, tensors[name]), name
-
-
-def test_no_temporary_file_is_left(life: Life) -> None:
-    assert not list(life.folder.rglob("*.tmp"))
 
 
 @pytest.fixture

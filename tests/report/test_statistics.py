@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastweights.report.statistics import Interval, mean_interval, mean_intervals
+from fastweights.report.statistics import (
+    Interval,
+    mean_interval,
+    mean_intervals,
+    ratio_intervals,
+)
 
 
 def test_one_value_has_no_interval() -> None:
@@ -79,3 +84,26 @@ def test_many_at_once_are_each_as_alone() -> None:
     assert mean_intervals(rows[:, :1])[0] == mean_interval(rows[0, :1])
     with pytest.raises(ValueError, match="a row for each interval"):
         mean_intervals(rows[0])
+
+
+def test_ratio_is_of_the_means_and_its_interval_of_paired_seeds() -> None:
+    rng = np.random.default_rng(0)
+    below = rng.uniform(1, 2, 40)
+    above = below * rng.normal(0.8, 0.05, 40)
+    (ratio,) = ratio_intervals([above], [below])
+    assert ratio.mean == pytest.approx(above.mean() / below.mean())
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert ratio.low < ratio.mean < ratio.high
+    # Paired, the spread is that of the ratios, not that of the means.
+    assert ratio.high - ratio.low < 0.06
+    assert ratio_intervals([above], [below]) == [ratio]
+
+
+def test_ratios_row_by_row() -> None:
+    u, v = [[1.0, 3.0], [1.0, 1.0], [0.0, 0.0]], [[2.0, 2.0], [0.5, 0.5], [0.0, 0.0]]
+    some, same, none = ratio_intervals(u, v)
+    assert (some.mean, same, none.n) == (1.0, Interval(2.0, 2.0, 2.0, 2), 2)
+    assert some == ratio_intervals(u[:1], v[:1])[0]
+    assert np.isnan([none.mean, none.low, none.high]).all()  # 0 / 0
+    assert ratio_intervals([[1.0]], [[2.0]]) == [Interval(0.5, None, None, 1)]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from fastweights.decay import Decay, Exponential, Factorial, Free, PowerLaw, StepIndexed
 from fastweights.theory import memory
@@ -282,3 +283,10 @@ def test_a_memory_gives_back_this_much_of_a_query_that_it_does_not_hold(
     assert gains.mean() == pytest.approx(expected, rel=1.5 / units + 0.02)
     balanced = memory.balanced_write_rate(decay, length)
     assert memory.unspecific_gain(decay, balanced, length) == pytest.approx(0.5 - 0.5 / math.pi)
+
+
+def test_the_write_rate_does_not_depend_on_the_default_device() -> None:
+    for make in (Exponential, PowerLaw):
+        expected = memory.balanced_write_rate(make(), 11)
+        with torch.device("meta"):
+            assert memory.balanced_write_rate(make(), 11) == expected

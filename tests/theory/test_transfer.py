@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fastweights.theory import transfer
+from fastweights.theory.estimates import mean, ratio_of_means
 from fastweights.theory.transfer import RandomInputs, binary, ternary
-from fastweights.theory.transfer.estimates import mean, ratio_of_means
 
 LAWS = [binary(), binary(0.3), ternary(), ternary(0.1), ternary(0.5)]
 
@@ -157,7 +157,7 @@ def test_all_findings() -> None:
 
 
 def test_seeds_decide() -> None:
-    one, same, other = (transfer.sweeps(seed, 0.02)["set"].y for seed in (0, 0, 1))
+    one, same, other = (transfer.sweeps(seed, 0.005)["set"].y for seed in (0, 0, 1))
     assert one == same != other
 
 

@@ -41,6 +41,7 @@ from fastweights.training.metrics import updates_to
 from fastweights.training.schedule import Schedule
 
 Positive = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -60,7 +61,7 @@ class RetrievalConfig:
         "layer-norm-rnn",
         "lstm",
     )
-    hidden_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (50,)
+    hidden_sizes: Annotated[tuple[Width, ...], Field(min_length=1)] = (50,)
     num_pairs: Annotated[int, Field(ge=1, le=26)] = 4
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     train_size: Positive = 100_000
@@ -74,10 +75,10 @@ class RetrievalConfig:
     schedule: Literal["cosine", "linear"] = "cosine"
     gradient_clip: Rate = 0.5
     evaluate_every: Positive = 250
-    head_size: Positive = 100
+    head_size: Width = 100
     decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.99
     write_rate: Rate | None = None
-    inner_steps: Annotated[int, Field(ge=0)] = 1
+    inner_steps: Annotated[int, Field(ge=0, le=1000)] = 1
     input_scale: Rate = 1.0
     recurrent_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
 
@@ -94,6 +95,8 @@ class RetrievalConfig:
         """The accuracy that knowing a sequence's digits but not their letters can reach."""
         return float(binding_free_ceiling(self.num_pairs))
 
+
+SMALL = 100  # units
 
 Build = Callable[[RetrievalConfig, int, int], nn.Module]  # from inputs and hidden size, a layer
 
@@ -345,7 +348,9 @@ def _updates_to(level: float, runs: Sequence[Values]) -> str:
 def state_size(config: RetrievalConfig, arm: Arm, hidden_size: int) -> int:
     """How many numbers a layer carries for one sequence, after its last token."""
     task = config.task()
-    with torch.random.fork_rng(devices=()), torch.no_grad():
+    config = dataclasses.replace(config, inner_steps=min(config.inner_steps, 1))  # carry nothing
+    device = "cpu" if hidden_size <= SMALL else "meta"  # slower, but holds and computes nothing
+    with torch.random.fork_rng(devices=()), torch.device(device), torch.no_grad():
         layer = arm.build(config, task.vocabulary_size, hidden_size)
         _, state = layer(torch.zeros(task.length, 2, task.vocabulary_size))
     return _numbers(state) // 2  # another's memory needs two sequences

@@ -77,7 +77,7 @@ class SequenceConfig:
     train_length: Annotated[int, Field(ge=2)] = 6
     test_length: Annotated[int, Field(ge=2)] = 12
     curriculum: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    hidden_size: Positive = 64
+    hidden_size: Annotated[int, Field(ge=1, le=4096)] = 64
     first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 300
     updates: Positive = 4_000
     batch_size: Positive = 64

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from fastweights.lab.experiment import Result
 from fastweights.lab.findings import Arms, Values
-from fastweights.report.figures import ARM_STYLES, draw_curve, draw_level, new_figure
+from fastweights.report.figures import ARM_STYLES, draw_curve, draw_level, new_figure, place_legend
 from fastweights.report.section import Picture
 
 
@@ -95,11 +95,7 @@ class Curves:
             if panel.finish is not None:
                 panel.finish(axes)
         if grid[0].get_legend_handles_labels()[1]:
-            if self.legend_columns:
-                columns = self.legend_columns
-                figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-            else:
-                figure.legend(loc="outside right upper", frameon=False)
+            place_legend(figure, self.legend_columns)
         return Picture(self.name, figure, self.alt, self.caption)
 
     def _runs(

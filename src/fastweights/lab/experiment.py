@@ -11,6 +11,8 @@ from fastweights.report.section import Section
 
 __all__ = ["Experiment", "ReadsFiles", "Result", "Unit"]
 
+NOT_FINISHED = "not finished"  # what there is to say of a run that says nothing itself
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
@@ -46,6 +48,11 @@ class Result:
     values: dict[str, Any] | None
     failure: str | None = None
     curve: Sequence[dict[str, Any]] = ()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the unit left anything to show."""
+        return self.values is not None or bool(self.curve) or self.failure != NOT_FINISHED
 
 
 class Experiment(Protocol):

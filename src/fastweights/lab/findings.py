@@ -145,9 +145,12 @@ def summary_table(
         missing: whether a network without a finished run has a row.
     """
     rows = []
+    runs: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        runs.setdefault((result.unit.arm, *result.unit.options.values()), []).append(result)
     for options in study.settings(config):
         for arm in config.arms:
-            started = _of(results, arm, options)
+            started = runs.get((arm, *options.values()), [])
             values = [result.values for result in started if result.values is not None]
             if values:
                 cells = [column.cell(values) for column in columns]

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastweights.files import is_temporary, is_there, read_json, write_json
-from fastweights.lab.experiment import Experiment, ReadsFiles, Result, Unit
+from fastweights.files import has_checksum, is_temporary, is_there, read_json, write_json
+from fastweights.lab.experiment import NOT_FINISHED, Experiment, ReadsFiles, Result, Unit
 from fastweights.lab.registry import find
 from fastweights.training.config import ConfigError, as_dict, differences, from_dict
 from fastweights.training.metrics import read_validations
 
 __all__ = [
-    "NOT_FINISHED",
     "RUN",
     "SWEEP",
     "Plan",
@@ -35,9 +34,8 @@ __all__ = [
 
 RUN = "experiment.json"  # what a folder holds a run of
 SWEEP = "sweep.json"  # what a folder holds a sweep of
-NOT_FINISHED = "not finished"  # what there is to say of a run that says nothing itself
 LIMIT = 2**18  # bytes of a description
-MAX_UNITS = 100_000  # runs of a plan
+MAX_UNITS = 10_000  # runs of a plan or a sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +51,8 @@ class Plan:
         root: the folder that the user named, of which ``folder`` may be a part; below it no link
             is followed. ``folder`` itself if it is None.
         device: where to compute; another may give other numbers, so a run keeps to its own.
+        has_checksums: whether every file of the folder has to have a checksum, as its description
+            has; in folders of earlier versions none does.
     """
 
     experiment: Experiment
@@ -62,6 +62,7 @@ class Plan:
     folder: Path
     device: str = "cpu"
     root: Path | None = dataclasses.field(default=None, compare=False)
+    has_checksums: bool = dataclasses.field(default=False, compare=False)
 
     @functools.cached_property
     def units(self) -> Sequence[Unit]:
@@ -144,9 +145,10 @@ def settle(path: Path, now: dict[str, Any], *, resume: bool, root: Path | None =
     Raises:
         ConfigError: the folder holds something else, or this and ``resume`` is off.
     """
-    folder = path.parent
+    folder, checksum = path.parent, True
     if _has(path, root):
         stored = _stored(path, root)
+        checksum = has_checksum(path, root, limit=LIMIT)  # the files beside an old one have none
         if not resume:
             raise ConfigError(
                 f"{folder} already holds a run of {stored['experiment']}: go on with it by "
@@ -165,7 +167,7 @@ def settle(path: Path, now: dict[str, Any], *, resume: bool, root: Path | None =
             )
     else:
         check_free(folder)
-    write_json(path, now, root, checksum=True)
+    write_json(path, now, root, checksum=checksum)
 
 
 def check_free(folder: Path) -> None:
@@ -245,8 +247,16 @@ def read_plan(path: Path, root: Path | None = None) -> Plan:
         config = from_dict(kind, stored["config"])
     except ValueError as error:
         raise ConfigError(f"{path} does not describe a run: {error}") from None
-    device, folder = stored["device"], path.parent
-    plan = Plan(experiment, stored["preset"], config, stored["seeds"], folder, device, root)
+    plan = Plan(
+        experiment,
+        stored["preset"],
+        config,
+        stored["seeds"],
+        folder=path.parent,
+        device=stored["device"],
+        root=root,
+        has_checksums=has_checksum(path, root, limit=LIMIT),
+    )
     try:
         plan.units  # noqa: B018  (made now, and kept)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -254,14 +264,19 @@ def read_plan(path: Path, root: Path | None = None) -> Plan:
     return plan
 
 
-def read_result(home: Path, root: Path | None = None) -> Any:
+def read_result(home: Path, root: Path | None = None, *, checksum: bool = False) -> Any:
     """What a finished unit wrote.
+
+    Args:
+        home: its folder.
+        root: the folder that the user named.
+        checksum: refuse a result without a checksum.
 
     Raises:
         ValueError: the file is damaged, or no result; the message names it.
     """
     path = home / "result.json"
-    values = read_json(path, root)
+    values = read_json(path, root, checksum=checksum)
     if not values or not isinstance(values, dict | list):
         raise ValueError(f"{path} is no result: it holds {str(values)[:20]}")
     return values
@@ -273,17 +288,17 @@ def results_of(plan: Plan) -> list[Result]:
 
 
 def _result_of(plan: Plan, unit: Unit) -> Result:
-    home, root = plan.unit_folder(unit), plan.root or plan.folder
+    home, root, checksum = plan.unit_folder(unit), plan.root or plan.folder, plan.has_checksums
     failure, reason = home / "failure.json", NOT_FINISHED
     try:
         if is_there(home / "result.json", root):
-            return Result(unit, read_result(home, root))
+            return Result(unit, read_result(home, root, checksum=checksum))
         if is_there(failure, root):
-            described = read_json(failure, root)
+            described = read_json(failure, root, checksum=checksum)
             if not isinstance(described, dict) or not isinstance(described.get("reason"), str):
                 raise ValueError(f"{failure} does not say why the run failed")
             reason = described["reason"]
-        return Result(unit, None, reason, read_validations(home))
+        return Result(unit, None, reason, read_validations(home, checksum=checksum))
     except FileNotFoundError:  # it failed before, and is being done again just now
         return Result(unit, None, NOT_FINISHED)
     except ValueError as error:

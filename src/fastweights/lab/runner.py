@@ -26,9 +26,10 @@ from fastweights.lab.environment import environment
 from fastweights.lab.experiment import Unit
 from fastweights.lab.plan import RUN, Plan, read_plan, read_result
 from fastweights.lab.pool import Execute, run_all
+from fastweights.training.checkpoint import read_progress
 from fastweights.training.config import ConfigError, as_dict
 
-__all__ = ["locked", "run_units"]
+__all__ = ["locked", "run_units", "taken_away"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,8 +98,13 @@ def _check_still_there(folder: Path, held: int) -> None:
     with suppress(OSError):
         if os.path.samestat(os.fstat(held), os.stat(folder / ".lock")):
             return
+    raise taken_away(folder)
+
+
+def taken_away(folder: Path) -> FileNotFoundError:
+    """The error to raise where a folder is no longer there."""
     told = "the folder was removed, moved or replaced while it was in use"
-    raise FileNotFoundError(errno.ENOENT, told, str(folder))
+    return FileNotFoundError(errno.ENOENT, told, str(folder))
 
 
 def _is_done(home: Path, root: Path) -> bool:
@@ -106,8 +112,9 @@ def _is_done(home: Path, root: Path) -> bool:
     result = home / "result.json"
     if not is_there(result, root):
         return False
+    checksum = _plan_of(home, root).has_checksums
     try:
-        read_result(home, root)
+        read_result(home, root, checksum=checksum)
     except ValueError as error:
         _LOG.warning("%s", printable(f"{error}; this run is done again"))
         remove(result, root)
@@ -139,8 +146,7 @@ def _run_unit(folder: str, *, root: str, tensorboard: bool) -> None:
     then this one waits, and finds the result.
     """
     home, top = Path(folder), Path(root)
-    described = home.parent.parent / RUN
-    plan = _plan_in(described, top, described.stat().st_mtime_ns)
+    plan = _plan_of(home, top)
     unit = next(u for u in plan.units if u.name == home.name)
     make_folder(home, top)
     with locked(home / ".lock", top, wait=True):
@@ -148,9 +154,14 @@ def _run_unit(folder: str, *, root: str, tensorboard: bool) -> None:
             _run_alone(plan, unit, home, tensorboard=tensorboard)
 
 
+def _plan_of(home: Path, root: Path) -> Plan:
+    """The plan of a unit, read once by who does many of its units."""
+    described = home.parent.parent / RUN
+    return _plan_in(described, root, described.stat().st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=16)
 def _plan_in(path: Path, root: Path, modified: int) -> Plan:
-    """The plan a file describes, read once by a worker that does many of its units."""
     return read_plan(path, root)
 
 
@@ -158,6 +169,8 @@ def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None
     # From here on the folder is one of ours: it was reached without following a link.
     remove_temporaries(home)  # of a process that was killed
     remove(home / "failure.json")  # of an attempt before this one
+    if plan.has_checksums:
+        _remove_altered(home / "checkpoint.safetensors")
     described = {**dataclasses.asdict(unit), "config": as_dict(plan.config)}
     write_json(home / "config.json", described, checksum=True)
     about = {**environment(), "device": plan.device}
@@ -182,8 +195,18 @@ def _run_alone(plan: Plan, unit: Unit, home: Path, *, tensorboard: bool) -> None
     _conclude(home / "result.json", result)
 
 
+def _remove_altered(checkpoint: Path) -> None:
+    """Begin again where the checkpoint has lost its checksum."""
+    try:
+        if is_there(checkpoint):
+            read_progress(checkpoint, checksum=True)
+    except ValueError as error:
+        _LOG.warning("%s", printable(f"{error}; this run is done again from its beginning"))
+        remove(checkpoint)
+
+
 def _conclude(path: Path, content: Any) -> None:
     """Write how a unit ended; if its folder was taken away meanwhile, it does not come back."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the folder was removed meanwhile", str(path.parent))
+        raise taken_away(path.parent)
     write_json(path, content, checksum=True)

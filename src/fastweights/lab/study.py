@@ -67,15 +67,17 @@ class Axis:
         setting: the configuration's list of values, such as "hidden_sizes".
         name, label: of a value in the names of folders and in what people read, as `str.format`
             takes them.
+        head: of its column in the table of all networks.
     """
 
     option: str
     setting: str
     name: str = "{}"
     label: str = "{}"
+    head: str = ""
 
 
-HIDDEN_SIZE = Axis("hidden_size", "hidden_sizes", name="r{}", label="R = {}")
+HIDDEN_SIZE = Axis("hidden_size", "hidden_sizes", name="r{}", label="R = {}", head="R")
 
 
 class Run:
@@ -207,6 +209,16 @@ class Study:
             "parameters": sum(p.numel() for p in run.model.parameters()),
         }
 
+    def _begun(self, config: Any, results: Sequence[Result]) -> Any:
+        """The configuration without values of an axis of which there is nothing to show."""
+        begun = {}
+        for axis in self.axes:
+            seen = {result.unit.options[axis.option] for result in results if result.has_begun}
+            if seen:
+                values = getattr(config, axis.setting)
+                begun[axis.setting] = tuple(value for value in values if value in seen)
+        return dataclasses.replace(config, **begun)
+
     # What is shown.
 
     def heading(self, config: Any) -> str:
@@ -253,8 +265,9 @@ class Study:
     def tables(self, config: Any, results: Sequence[Result]) -> Sequence[Table]:
         """All networks, then all runs."""
         caption, columns = self.caption(config), self.columns(config)
+        heads = [axis.head for axis in self.axes]
         return [
-            summary_table(self, config, results, caption, columns),
+            summary_table(self, config, results, caption, columns, heads),
             run_table(results, self.run_caption(config), self.run_columns(config)),
         ]
 
@@ -263,6 +276,7 @@ class Study:
         return ()
 
     def section(self, config: Any, results: Sequence[Result], folder: Path) -> Section:
+        config = self._begun(config, results)
         return Section(
             title=self.heading(config),
             intro=self.intro(config),

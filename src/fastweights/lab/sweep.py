@@ -34,7 +34,19 @@ from fastweights.lab.runner import locked
 from fastweights.report.section import Section, Table
 from fastweights.training.config import ConfigError, with_overrides
 
-__all__ = ["Cell", "Sweep", "load_sweep", "prepare_sweep", "read_grid", "runs_in", "seeds_in"]
+__all__ = [
+    "Cell",
+    "Sweep",
+    "holds",
+    "load_sweep",
+    "prepare_sweep",
+    "read_grid",
+    "runs_in",
+    "seeds_in",
+]
+
+
+MAX_CELLS = 1_000  # of a grid: each has a section in the report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +85,10 @@ class Sweep:
                 too many of them.
         """
         count = math.prod(len(values) for values in self.grid.values())
-        if count * len(self.base.units) > MAX_UNITS:
+        if count > MAX_CELLS or count * len(self.base.units) > MAX_UNITS:
             raise ConfigError(
-                f"the grid has {count} combinations; at most {MAX_UNITS} runs are made"
+                f"the grid has {count} combinations of {len(self.base.units)} runs; at most "
+                f"{MAX_CELLS} combinations and {MAX_UNITS} runs are made"
             )
         for key in self.grid:
             # It becomes part of a folder's name and of a "key=value".
@@ -190,7 +203,7 @@ def prepare_sweep(sweep: Sweep, *, resume: bool) -> None:
     for cell in sweep.cells:
         check(cell.plan)
     folder = sweep.base.folder
-    if not _holds(folder):
+    if not holds(folder):
         check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", folder, wait=False):
@@ -230,9 +243,9 @@ def runs_in(folder: Path) -> list[Path]:
     Raises:
         ConfigError: there is none.
     """
-    if _holds(folder) or not folder.is_dir():
+    if holds(folder) or not folder.is_dir():
         return [folder]
-    found = sorted(path for path in folder.iterdir() if not path.is_symlink() and _holds(path))
+    found = sorted(path for path in folder.iterdir() if not path.is_symlink() and holds(path))
     if not found:
         raise ConfigError(
             f"{folder} holds no run (there is no {RUN} in it or in a folder below it)"
@@ -240,7 +253,8 @@ def runs_in(folder: Path) -> list[Path]:
     return found
 
 
-def _holds(folder: Path) -> bool:
+def holds(folder: Path) -> bool:
+    """Whether a folder is that of a run or a sweep."""
     return any(is_there(folder / name) for name in (SWEEP, RUN))
 
 
@@ -250,4 +264,4 @@ def seeds_in(folder: Path) -> int | None:
     Raises:
         ConfigError: the folder's description is damaged.
     """
-    return load_sweep(folder).base.seeds if _holds(folder) else None
+    return load_sweep(folder).base.seeds if holds(folder) else None

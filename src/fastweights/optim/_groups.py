@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from fastweights.arguments import as_float, shown
+
 __all__ = [
     "FAST_OPTIONS",
     "FastGroups",
@@ -33,8 +35,8 @@ def check_option(name: str, value: Any, *, shown_as: str | None = None) -> None:
     expected, possible = FAST_OPTIONS[name]
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{shown_as} must be {expected}, got {value!r} ({type(value).__name__})")
-    if not possible(float(value)):
-        raise ValueError(f"{shown_as} must be {expected}, got {value!r}")
+    if not possible(as_float(value)):
+        raise ValueError(f"{shown_as} must be {expected}, got {shown(value)}")
 
 
 def check_group(group: dict[str, Any], index: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -13,10 +15,23 @@ from matplotlib.figure import Figure
 from fastweights.report.statistics import mean_interval, mean_intervals
 
 # Okabe & Ito's colours, which most colour-blind people can tell apart; line styles for the rest.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 ARM_STYLES: Sequence[tuple[str, str]] = tuple(
-    (colour, style) for style in ("-", "--", ":", "-.") for colour in _COLOURS
+    (colour, style) for style in ("-", "--", ":", "-.") for colour in COLOURS
 )
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Make and draw figures in here, so that no ``matplotlibrc`` has a say in them.
+
+    One may lie in the folder that we stand in, which may have come from anyone.
+    """
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        matplotlib.rcParams["svg.hashsalt"] = "fastweights"  # the same bytes every time
+        yield
 
 
 def new_figure(width: float = 7.2, height: float = 4.2) -> Figure:
@@ -85,7 +100,11 @@ DOTTED = (0, (1, 1.5))
 
 
 def draw_level(
-    axes: Axes, level: float, label: str | None = None, annotation: str | None = None
+    axes: Axes,
+    level: float,
+    label: str | None = None,
+    annotation: str | None = None,
+    colour: str | None = None,
 ) -> None:
     """A dotted line for chance or a ceiling.
 
@@ -94,8 +113,9 @@ def draw_level(
         level: at which y.
         label: in the legend.
         annotation: what stands at its right end.
+        colour: of line and annotation; grey if None.
     """
-    axes.axhline(level, color="0.35", linewidth=1, linestyle=DOTTED, label=label)
+    axes.axhline(level, color=colour or "0.35", linewidth=1, linestyle=DOTTED, label=label)
     if annotation is not None:
         axes.annotate(
             annotation,
@@ -104,6 +124,21 @@ def draw_level(
             xytext=(-4, 4),
             textcoords="offset points",
             ha="right",
-            color="0.25",
+            color=colour or "0.25",
             fontsize=9,
         )
+
+
+def place_legend(figure: Figure, columns: int = 0, of: Axes | None = None) -> None:
+    """A legend outside the axes: below them with so many columns, or at their right if 0.
+
+    Args:
+        figure: where.
+        columns: how many.
+        of: the axes whose lines it names, where others repeat them; all of them if None.
+    """
+    handles = [] if of is None else of.get_legend_handles_labels()
+    if columns:
+        figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
+    else:
+        figure.legend(*handles, loc="outside right upper", frameon=False)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 
 from fastweights.files import printable, write_atomically
+from fastweights.report.figures import own_style
 from fastweights.report.section import Picture, Section
 from fastweights.training.config import ConfigError
 
@@ -64,20 +64,21 @@ def write_figures(folder: Path, section: Section) -> None:
     Raises:
         ConfigError: as :func:`write_report`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     for picture in section.pictures:
         write_atomically(folder / f"{picture.name}.png", _drawn(picture, format="png", dpi=144))
 
 
 def _as_data(picture: Picture) -> str:
-    with matplotlib.rc_context({"svg.hashsalt": "fastweights"}):  # the same bytes every time
-        content = _drawn(picture, format="svg", metadata={"Date": None})
+    content = _drawn(picture, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
 
 
 def _drawn(picture: Picture, **options: Any) -> bytes:
     buffer = io.BytesIO()
     try:
-        picture.figure.savefig(buffer, **options)
+        with own_style():
+            picture.figure.savefig(buffer, **options)
     except Exception as error:  # whatever numbers, or text in their place, lead to
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-__all__ = ["Interval", "mean_interval", "mean_intervals"]
+__all__ = ["Interval", "mean_interval", "mean_intervals", "ratio_intervals"]
+
+_Array = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
@@ -69,16 +72,7 @@ def mean_intervals(values: npt.ArrayLike) -> list[Interval]:
     n = rows.shape[1]
     if n == 1:
         return [Interval(float(mean), None, None, 1) for mean in rows[:, 0]]
-    low, high = stats.bootstrap(
-        (rows,),
-        np.mean,
-        axis=-1,
-        n_resamples=10_000,
-        batch=1_000,  # fits a cache; the draws are the same
-        confidence_level=0.95,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+    low, high = _bootstrap((rows,), np.mean)
     same = np.ptp(rows, axis=1) == 0  # nothing to resample, and the mean may be off by rounding
     means = np.where(same, rows[:, 0], rows.mean(1))
     ends = (np.where(same, rows[:, 0], end) for end in (low, high))
@@ -86,3 +80,53 @@ def mean_intervals(values: npt.ArrayLike) -> list[Interval]:
         Interval(float(mean), float(below), float(above), n)
         for mean, below, above in zip(means, *ends, strict=True)
     ]
+
+
+def ratio_intervals(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> list[Interval]:
+    """The ratio of two means over the same seeds, for every row, with its bootstrap interval.
+
+    Args:
+        numerators, denominators: (rows, seeds) each.
+
+    Returns:
+        For each row the ratio of the means, not the mean of the ratios; its ends come from
+        resampled seeds. It is not finite where the denominators' mean is zero.
+
+    Example:
+        >>> ratio_intervals([[1.0, 3.0]], [[2.0, 6.0]])
+        [Interval(mean=0.5, low=0.5, high=0.5, n=2)]
+    """
+    u, v = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    n = u.shape[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = _ratio_of_means(u, v)
+        if n == 1:
+            return [Interval(float(one), None, None, 1) for one in ratio]
+        low, high = ratio.copy(), ratio.copy()
+        differ = (np.ptp(u, axis=1) > 0) | (np.ptp(v, axis=1) > 0)  # else nothing to resample
+        if differ.any():
+            low[differ], high[differ] = _bootstrap((u[differ], v[differ]), _ratio_of_means)
+    ends = zip(ratio, low, high, strict=True)
+    return [Interval(float(mean), float(below), float(above), n) for mean, below, above in ends]
+
+
+def _ratio_of_means(u: _Array, v: _Array, axis: int = -1) -> _Array:
+    ratio: _Array = u.mean(axis) / v.mean(axis)
+    return ratio
+
+
+def _bootstrap(samples: tuple[_Array, ...], statistic: Callable[..., Any]) -> tuple[Any, Any]:
+    """Ends of the 95 % percentile intervals of a statistic, for rows of seeds."""
+    low, high = stats.bootstrap(
+        samples,
+        statistic,
+        axis=-1,
+        paired=len(samples) > 1,
+        vectorized=True,
+        n_resamples=10_000,
+        batch=1_000,  # fits a cache; the draws are the same
+        confidence_level=0.95,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return low, high

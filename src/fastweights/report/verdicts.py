@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from fastweights.report.section import Claim
@@ -96,6 +97,93 @@ class EffectSize:
         return "none" if within else "unclear"
 
 
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Whether a figure from elsewhere lies in our interval, or this near to it.
+
+    Attributes:
+        figure: the other's.
+        tolerance: how far the interval may miss it by.
+        below, above: verdicts where ours is lower and where it is higher.
+
+    Example:
+        >>> Agreement(0.943).verdict(Interval(0.95, 0.94, 0.96, n=30))
+        'agrees'
+        >>> Agreement(0.943).verdict(Interval(0.9, 0.89, 0.91, n=30))
+        'below theory'
+    """
+
+    figure: float
+    tolerance: float = 0.0
+    below: str = "below theory"
+    above: str = "above theory"
+
+    def verdict(self, interval: Interval) -> str:
+        """With a single seed, its value is the interval."""
+        low, high = _ends(interval)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return "undecided"
+        if self.figure < low - self.tolerance:
+            return self.above
+        return self.below if self.figure > high + self.tolerance else "agrees"
+
+
+@dataclasses.dataclass(frozen=True)
+class NearlyAsMuch:
+    """A claim that one improvement nearly reaches another, on their ratio.
+
+    Attributes:
+        nearly: the ratio that is nearly 1.
+
+    Example:
+        >>> NearlyAsMuch(0.9).verdict(Interval(0.77, 0.75, 0.79, n=30))
+        'in kind, not in size'
+    """
+
+    nearly: float
+
+    def verdict(self, interval: Interval) -> str:
+        """“undecided” if the interval contains the bound, or with a single seed."""
+        low, high = interval.low, interval.high
+        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+            return "undecided"
+        if low >= self.nearly:
+            return "holds"
+        if high >= self.nearly:
+            return "undecided"
+        return "in kind, not in size" if low > 0 else "does not hold"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """A claim that what was lost comes back, on the share that did.
+
+    Attributes:
+        nearly: the share that is nearly all.
+
+    Example:
+        >>> Recovery(0.9).verdict(Interval(0.6, 0.55, 0.65, n=30))
+        'returns in part'
+    """
+
+    nearly: float
+
+    def verdict(self, interval: Interval) -> str:
+        """By the lower end of the interval."""
+        if interval.low is None or not math.isfinite(interval.low):
+            return "undecided"
+        if interval.low >= self.nearly:
+            return "returns"
+        return "returns in part" if interval.low > 0 else "lost"
+
+
+def _ends(interval: Interval) -> tuple[float, float]:
+    """Of the interval; its value, with a single seed."""
+    if interval.low is None or interval.high is None:
+        return interval.mean, interval.mean
+    return interval.low, interval.high
+
+
 def claim_of(
     words: str,
     published: str,
@@ -123,8 +211,39 @@ def claim_of(
         >>> row.ours, row.verdict
         ('94.0 [93.0, 95.0]', 'holds')
     """
-    interval = mean_interval(values)
+    return claim_on(words, published, mean_interval(values), rule, scale=scale, digits=digits)
+
+
+def claim_on(
+    words: str,
+    published: str,
+    interval: Interval,
+    rule: Rule,
+    *,
+    scale: float = 1,
+    digits: int = 2,
+) -> Claim:
+    """A row of the ledger from an interval over seeds; as `claim_of`, but for the defaults."""
     return Claim(words, published, interval.text(digits, scale), interval.n, rule.verdict(interval))
+
+
+def count_claim(words: str, published: str, kept: npt.ArrayLike, what: str = "") -> Claim:
+    """A row of the ledger for a claim about every single network.
+
+    Args:
+        words: the claim.
+        published: as printed.
+        kept: whether each network keeps the claim, shape (networks,).
+        what: follows the count.
+
+    Example:
+        >>> row = count_claim("all learn", "perfectly", [True, False], "networks learn")
+        >>> row.ours, row.verdict
+        ('1 of 2 networks learn', 'holds for 1 of 2')
+    """
+    count, n = int(np.sum(kept)), np.size(kept)
+    verdict = "holds" if count == n else f"holds for {count} of {n}"
+    return Claim(words, published, f"{count} of {n} {what}".strip(), n, verdict)
 
 
 def beside_published(
@@ -147,12 +266,5 @@ def beside_published(
         >>> beside_published("LSTM", 60.81, [7.0, 7.5], "error").verdict
         'lower error'
     """
-    interval = mean_interval(ours)
-    low = interval.mean if interval.low is None else interval.low
-    high = interval.mean if interval.high is None else interval.high
-    verdict = "agrees"
-    if published < low - tolerance:
-        verdict = f"higher {what}"
-    elif published > high + tolerance:
-        verdict = f"lower {what}"
-    return Claim(words, f"{published:g}", interval.text(), interval.n, verdict)
+    rule = Agreement(published, tolerance, f"lower {what}", f"higher {what}")
+    return claim_on(words, f"{published:g}", mean_interval(ours), rule)

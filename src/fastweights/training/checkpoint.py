@@ -93,8 +93,13 @@ def load_checkpoint(
     return metadata["progress"]
 
 
-def load_model(path: Path, model: nn.Module) -> None:
+def load_model(path: Path, model: nn.Module, *, checksum: bool = False) -> None:
     """Put the model of a checkpoint into ``model`` and leave all else.
+
+    Args:
+        path: of the checkpoint.
+        model: the model.
+        checksum: refuse a checkpoint without a checksum, as earlier versions made them.
 
     Raises:
         ValueError: the file is not one of ours, or belongs to another model.
@@ -111,19 +116,23 @@ def load_model(path: Path, model: nn.Module) -> None:
         >>> torch.equal(one.weight, other.weight)
         True
     """
-    _fill(path, model, _read(path)[0])
+    _fill(path, model, _read(path, checksum=checksum)[0])
 
 
-def read_progress(path: Path) -> dict[str, Any]:
+def read_progress(path: Path, *, checksum: bool = False) -> dict[str, Any]:
     """What a checkpoint says of itself.
+
+    Args:
+        path: of the checkpoint.
+        checksum: refuse one without a checksum, as earlier versions made them.
 
     Raises:
         ValueError: the file is not one of ours.
     """
-    return _read(path)[1]["progress"]
+    return _read(path, checksum=checksum)[1]["progress"]
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, *, checksum: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and what stands beside them."""
     content = read_bytes(path, limit=LIMIT)
     try:
@@ -136,7 +145,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for key in ("progress", "optimizer"):
             if not isinstance(metadata[key], dict):
                 raise TypeError(f"{key} is {metadata[key]!r}")
-        # Checkpoints of earlier versions have none.
+        if checksum and "checksum" not in texts:
+            raise ValueError("it is damaged: it has lost its checksum")
         if "checksum" in texts and metadata["checksum"] != _checksum(tensors, texts):
             raise ValueError("it is damaged: it does not match its checksum")
     except Exception as error:

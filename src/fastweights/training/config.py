@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import typing
@@ -15,6 +16,10 @@ import pydantic
 __all__ = ["ConfigError", "as_dict", "differences", "from_dict", "nearest", "with_overrides"]
 
 C = TypeVar("C")
+
+# A configuration may have come from anyone; what is made of it must come to an end.
+MAX_VALUES = 100  # of a list
+MAX_INTEGER = 2**32
 
 
 class ConfigError(ValueError):
@@ -100,13 +105,13 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
 
     Raises:
         ConfigError: an unknown or missing key, a wrong type, or an impossible value. Infinity and
-            NaN are impossible everywhere.
+            NaN are impossible everywhere, and so are very long lists and very large integers.
     """
     _check(kind, values)
     try:
         # Through JSON, so that lists become tuples and yet "12" is no number.
         text = json.dumps(values)
-        return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
+        return _adapter(typing.cast(Any, kind)).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         problems: dict[str, str] = {}
         for e in error.errors(include_url=False):
@@ -119,11 +124,22 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
         raise ConfigError("; ".join(f"{k}: {v}" for k, v in problems.items())) from None
 
 
+@functools.lru_cache(maxsize=64)
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)  # slow to make
+
+
 def _check(kind: Any, values: Any, prefix: str = "") -> None:
-    """Refuse what pydantic would let pass: keys nobody knows, and numbers that are not finite."""
+    """Refuse what pydantic would let pass: keys nobody knows, values without a bound."""
     if isinstance(values, float) and not math.isfinite(values):
         raise ConfigError(f"{prefix[:-1]}: got {values}, but input should be a finite number")
+    if isinstance(values, int) and abs(values) > MAX_INTEGER:
+        raise ConfigError(f"{prefix[:-1]}: an integer may be at most {MAX_INTEGER} in size")
     if isinstance(values, list):
+        if len(values) > MAX_VALUES:
+            raise ConfigError(
+                f"{prefix[:-1]}: got {len(values)} values, but a list has at most {MAX_VALUES}"
+            )
         for item in values:
             _check(None, item, prefix)
     if not isinstance(values, dict):

@@ -100,16 +100,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [line.point for line in read_lines(path)]
 
 
-def read_validations(folder: Path) -> list[dict[str, Any]]:
+def read_validations(folder: Path, *, checksum: bool = False) -> list[dict[str, Any]]:
     """The validations of a run as far as it came, finished or not; none if it has none.
+
+    Args:
+        folder: of the run.
+        checksum: refuse files without checksums, as earlier versions made them.
 
     Raises:
         ValueError: its metrics are damaged, or fewer than its checkpoint counts.
     """
     metrics, checkpoint = folder / "metrics.jsonl", folder / "checkpoint.safetensors"
     if is_there(checkpoint):
-        lines_of(metrics, checkpoint, read_progress(checkpoint))
-    return read_metrics(metrics) if is_there(metrics) else []
+        lines_of(metrics, checkpoint, read_progress(checkpoint, checksum=checksum))
+    lines = read_lines(metrics) if is_there(metrics) else []
+    if checksum and not all(line.checksum for line in lines):
+        raise ValueError(f"{metrics} is damaged or was altered: it has lost its checksums")
+    return [line.point for line in lines]
 
 
 def updates_to(curve: list[dict[str, Any]], level: float) -> int | None:

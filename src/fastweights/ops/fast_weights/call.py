@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastweights.arguments import check_number
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import (
     dispatch_is_traced,
@@ -51,6 +53,13 @@ def checked(call: Call) -> tuple[Call, str | None]:
     Raises:
         ValueError, TypeError: the tensors do not fit together, which kernels trust them to.
     """
+    rate = call.write_rate
+    if not (
+        torch.compiler.is_compiling()  # where a number may be a symbol
+        or isinstance(rate, Tensor)
+        or (type(rate) is float and math.isfinite(rate))
+    ):
+        call = call._replace(write_rate=check_number("write_rate", rate))
     parts = _parts(call)
     drive = call.drive
     # At every call, so as few questions as will do; whatever is unusual is looked into below.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from fastweights.arguments import check_flag, check_integer, check_number
 
 __all__ = [
     "AFTER_READ",
@@ -77,19 +78,12 @@ class Options:
     detach_writes: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.inner_steps, bool) or not isinstance(self.inner_steps, int):
-            raise TypeError(
-                f"inner_steps must be an integer, got {type(self.inner_steps).__name__}"
-            )
-        if self.inner_steps < 0:
-            raise ValueError(f"inner_steps must be at least 0, got {self.inner_steps}")
+        inner_steps = check_integer("inner_steps", self.inner_steps, 0)
+        norm_eps = check_number("norm_eps", self.norm_eps, 0, ends="()")
+        object.__setattr__(self, "inner_steps", inner_steps)
+        object.__setattr__(self, "norm_eps", norm_eps)
         for name in ("layer_norm", "norm_preliminary", "detach_writes"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, (int, float)):
-            raise TypeError(f"norm_eps must be a number, got {type(self.norm_eps).__name__}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be positive and finite, got {self.norm_eps}")
+            check_flag(name, getattr(self, name))
         if self.norm_preliminary and not self.layer_norm:
             raise ValueError("norm_preliminary=True needs layer_norm=True")
         choices = {"nonlinearity": Nonlinearity, "write": Write, "query": Query, "memory": Memory}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from fastweights.arguments import check_integer
 from fastweights.decay import Decay
 from fastweights.ops.dispatch import choose_backend
 from fastweights.ops.fast_weights import cpu, reference, triton_gpu
@@ -167,10 +168,8 @@ def fast_weights(
         (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
     """
     check_backend(backend)
-    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
-        raise TypeError(f"chunk_size must be an integer or None, got {type(chunk_size).__name__}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if chunk_size is not None:
+        chunk_size = check_integer("chunk_size", chunk_size)
     call, refused = checked(
         Call(drive, weights, decay, write_rate, state, options, lengths, resets)
     )

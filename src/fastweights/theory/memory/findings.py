@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fastweights.decay import Decay, Exponential, Factorial, Free, PowerLaw, StepIndexed
+from fastweights.theory.estimates import Estimate, Finding, draws_at, verdict_rule
 from fastweights.theory.memory.patterns import Patterns, exact_overlap, measured_overlap
 from fastweights.theory.memory.ratio import lifetime, snr, weights
 from fastweights.theory.memory.simulation import simulate_lifetime, simulate_snr
-from fastweights.theory.transfer import Estimate, Finding
 
 __all__ = ["SHOWN_DECAYS", "VERDICT_RULE", "findings"]
 
-VERDICT_RULE = (
-    "A formula is “confirmed” if it lies within three standard errors of the simulation, and "
-    "“rejected” if not; a decline is “confirmed” if the later value lies below the earlier one by "
-    "more than three standard errors of both, and “rejected” if above by as much."
-)
+VERDICT_RULE = verdict_rule("formula")
 
 SHOWN_DECAYS: Mapping[str, Decay] = MappingProxyType(
     {
@@ -48,9 +44,7 @@ def findings(seed: int = 0, effort: float = 1.0) -> list[Finding]:
         >>> rows[0].claim
         'equation 7, 0.95^k, N = 100: SNR at age 0'
     """
-    if not effort > 0:
-        raise ValueError(f"effort must be positive, got {effort}")
-    samples = max(20, round(10_000 * effort))
+    samples = draws_at(effort)(10_000)
     return [
         *_equation_7(samples, seed),
         *_equation_8(samples, seed),
@@ -61,11 +55,6 @@ def findings(seed: int = 0, effort: float = 1.0) -> list[Finding]:
     ]
 
 
-def _tested(claim: str, published: str, theory: float, simulated: Estimate) -> Finding:
-    verdict = "confirmed" if simulated.agrees(theory) else "rejected"
-    return Finding(claim, published, theory, simulated, verdict)
-
-
 def _equation_7(samples: int, seed: int) -> list[Finding]:
     rows = []
     for name, decay in SHOWN_DECAYS.items():
@@ -74,7 +63,7 @@ def _equation_7(samples: int, seed: int) -> list[Finding]:
         found = simulate_snr(decay, Patterns("signs", 100), ages, _MEMORIES, samples, seed)
         expected = snr(decay, 100, ages, _MEMORIES).tolist()
         rows += [
-            _tested(f"equation 7, {name}, N = 100: SNR at age {age}", "equation 7", theory, e)
+            Finding.of(f"equation 7, {name}, N = 100: SNR at age {age}", "equation 7", theory, e)
             for age, theory, e in zip(ages, expected, found, strict=True)
         ]
     return rows
@@ -85,7 +74,7 @@ def _equation_8(samples: int, seed: int) -> list[Finding]:
     found = simulate_snr(decay, Patterns("signs", 100), ages, 300, samples, seed)
     integral = 1 / (2 * 0.75 - 1)
     return [
-        _tested(
+        Finding.of(
             f"equation 8, (k + 1)^−¾, N = 100: the sum is nearly its integral, SNR at age {age}",
             "≈ ∫ r² dt",
             math.sqrt(100 * float(weights(decay, age)) ** 2 / integral),
@@ -102,15 +91,13 @@ def _square_root(samples: int, seed: int) -> Finding:
         simulate_snr(PowerLaw(0.5), patterns, [0], memories, count, seed)[0]
         for memories, count in ((10, samples), (1000, max(20, samples // 4)))
     )
-    error = 3 * math.hypot(early.standard_error, late.standard_error)
-    fall = early.value - late.value
-    return Finding(
+    return Finding.of_decline(
         "γ > ½ is needed: with the model's own γ = ½ the SNR of the newest memory falls as "
         f"memories are added, N = 50, from {early.value:.2f} at 10 memories to that at 1,000",
         "γ > 0.5 required",
         float(snr(PowerLaw(0.5), 50, 0, 1000)),
+        early,
         late,
-        "confirmed" if fall > error else "rejected" if fall < -error else "undecided",
     )
 
 
@@ -120,7 +107,7 @@ def _lifetimes(samples: int, seed: int) -> list[Finding]:
         found = simulate_lifetime(decay, Patterns("signs", 50), _MEMORIES, samples, seed)
         theory = lifetime(decay, 50, _MEMORIES)
         claim = f"lifetime of {name}, N = 50, {_MEMORIES} memories"
-        rows.append(_tested(claim, "—", -1 if theory is None else theory, found))
+        rows.append(Finding.of(claim, "—", -1 if theory is None else theory, found))
     return rows
 
 
@@ -131,8 +118,8 @@ def _normal_synapses(samples: int, seed: int) -> list[Finding]:
     ours = float(exact_overlap(patterns).snr(decay, 0, _MEMORIES))
     place = "normal instead of ±1 synapses, 0.95^k, N = 100: SNR at age 0"
     return [
-        _tested(f"{place}, equation 7", "equation 7", printed, found),
-        _tested(f"{place}, with the memory's own noise", "—", ours, found),
+        Finding.of(f"{place}, equation 7", "equation 7", printed, found),
+        Finding.of(f"{place}, with the memory's own noise", "—", ours, found),
     ]
 
 
@@ -155,12 +142,14 @@ def _outer_products(samples: int, seed: int) -> list[Finding]:
         outer, read = f"±1 outer products, {place}", f"one unit reads ±1 outer products, {place}"
         mean = f"rectified outer products, {place}"
         rows += [
-            _tested(f"{outer}, N = H²", "equation 7", by_synapses[units**2], signs),
-            _tested(f"{outer}, N = H(H − 1)/2", "—", by_synapses[pairs], signs),
-            _tested(f"{read}, N = H²", "equation 7", by_synapses[units**2], recall),
-            _tested(f"{read}, N = H − 1", "—", by_synapses[units - 1], recall),
-            _tested(f"{mean}, N = H²", "equation 7", by_synapses[units**2], rectified),
-            _tested(f"{mean}, N = H(H − 1)/2", "—", by_synapses[pairs], rectified),
-            _tested(f"{mean}, five numbers", "—", float(law.snr(decay, age, _MEMORIES)), rectified),
+            Finding.of(f"{outer}, N = H²", "equation 7", by_synapses[units**2], signs),
+            Finding.of(f"{outer}, N = H(H − 1)/2", "—", by_synapses[pairs], signs),
+            Finding.of(f"{read}, N = H²", "equation 7", by_synapses[units**2], recall),
+            Finding.of(f"{read}, N = H − 1", "—", by_synapses[units - 1], recall),
+            Finding.of(f"{mean}, N = H²", "equation 7", by_synapses[units**2], rectified),
+            Finding.of(f"{mean}, N = H(H − 1)/2", "—", by_synapses[pairs], rectified),
+            Finding.of(
+                f"{mean}, five numbers", "—", float(law.snr(decay, age, _MEMORIES)), rectified
+            ),
         ]
     return rows

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import special
 
-from fastweights.decay import Decay, Exponential, Factorial, PowerLaw
+from fastweights.decay import Decay, Exponential, Factorial, PowerLaw, made_anew
 
 __all__ = ["energy", "lifetime", "snr", "weights"]
 
@@ -68,7 +68,9 @@ def weights(decay: Decay, ages: npt.ArrayLike, memories: int | None = None) -> A
             "how many were written, not on its age alone"
         )
     age = torch.from_numpy(given)
-    with torch.no_grad():
+    with torch.no_grad(), torch.device("cpu"):  # whatever the device of layers that are made now
+        if any(tensor.is_meta for tensor in (*decay.parameters(), *decay.buffers())):
+            decay = made_anew(decay, torch.device("cpu"))
         left = decay(age) if memories is None else decay.between(memories - age, _scalar(memories))
     return left.double().numpy()
 

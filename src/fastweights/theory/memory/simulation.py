@@ -7,9 +7,9 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from fastweights.decay import Decay
+from fastweights.theory.estimates import Estimate
 from fastweights.theory.memory.patterns import Patterns
 from fastweights.theory.memory.ratio import weights
-from fastweights.theory.transfer import Estimate
 
 __all__ = ["simulate_lifetime", "simulate_snr"]
 

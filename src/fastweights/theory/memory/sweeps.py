@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fastweights.decay import Decay, Exponential, Factorial, PowerLaw, StepIndexed
+from fastweights.theory.estimates import Series, draws_at
 from fastweights.theory.memory.findings import SHOWN_DECAYS
 from fastweights.theory.memory.patterns import Kind, Patterns, exact_overlap, measured_overlap
 from fastweights.theory.memory.ratio import lifetime, snr
 from fastweights.theory.memory.simulation import simulate_lifetime, simulate_snr
-from fastweights.theory.transfer import Series
 
 __all__ = ["LIFETIME_DECAYS", "MEMORIES", "STORED", "sweeps"]
 
@@ -56,12 +56,7 @@ def sweeps(seed: int = 0, effort: float = 1.0) -> dict[str, Series]:
         >>> len(curves["snr 0.95^k"].x), len(curves["lifetime 0.95^k"].x)
         (10, 5)
     """
-    if not effort > 0:
-        raise ValueError(f"effort must be positive, got {effort}")
-
-    def draws(number: int) -> int:
-        return max(20, round(number * effort))
-
+    draws = draws_at(effort)
     curves = {}
     for name, decay in SHOWN_DECAYS.items():
         found = simulate_snr(decay, Patterns("signs", 100), _AGES, MEMORIES, draws(4_000), seed)

@@ -5,9 +5,9 @@ Closed forms, each beside the simulation that checks it. `findings` runs them al
 
 from __future__ import annotations
 
+from fastweights.theory.estimates import Estimate, Finding, Series
 from fastweights.theory.transfer.course import Course, course_limit, simulate_course
-from fastweights.theory.transfer.estimates import Estimate
-from fastweights.theory.transfer.findings import VERDICT_RULE, Finding, findings
+from fastweights.theory.transfer.findings import VERDICT_RULE, findings
 from fastweights.theory.transfer.inputs import RandomInputs, binary, ternary
 from fastweights.theory.transfer.pairs import (
     expected_cosine,
@@ -22,7 +22,7 @@ from fastweights.theory.transfer.sets import (
     set_overlap,
     simulate_set,
 )
-from fastweights.theory.transfer.sweeps import Series, sweeps
+from fastweights.theory.transfer.sweeps import sweeps
 from fastweights.theory.transfer.two_weights import (
     circumference_fraction,
     positive_transfer,

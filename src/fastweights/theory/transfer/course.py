@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import integrate
 
-from fastweights.theory.transfer.estimates import Estimate, ratio_of_means
+from fastweights.theory.estimates import Estimate, ratio_of_means
 from fastweights.theory.transfer.inputs import RandomInputs
 
 __all__ = ["Course", "course_limit", "simulate_course"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
+from fastweights.theory.estimates import Finding, draws_at, verdict_rule
 from fastweights.theory.transfer.course import simulate_course
-from fastweights.theory.transfer.estimates import Estimate
 from fastweights.theory.transfer.inputs import binary, ternary
 from fastweights.theory.transfer.pairs import (
     expected_cosine,
@@ -27,55 +26,9 @@ from fastweights.theory.transfer.two_weights import (
     simulate_two_weights,
 )
 
-__all__ = ["VERDICT_RULE", "Finding", "findings"]
+__all__ = ["VERDICT_RULE", "findings"]
 
-VERDICT_RULE = (
-    "A figure or formula is “confirmed” if it lies within three standard errors of the simulation, "
-    "and “rejected” if not; a decline is “confirmed” if the later value lies below the earlier one "
-    "by more than three standard errors of both, and “rejected” if above by as much."
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A row of the ledger.
-
-    Attributes:
-        claim: what is claimed, and where.
-        published: the paper's figure as printed, or a dash.
-        theory: the value under test.
-        simulated: what the simulation of it gave.
-        verdict: by `VERDICT_RULE`.
-    """
-
-    claim: str
-    published: str
-    theory: float
-    simulated: Estimate
-    verdict: str
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Three standard errors to either side."""
-        wide = 3 * self.simulated.standard_error
-        return self.simulated.value - wide, self.simulated.value + wide
-
-    def ours(self, digits: int = 4) -> str:
-        """The simulated value and its interval: ".2501 [.2480, .2522]"."""
-        low, high = self.interval
-        return f"{self.simulated.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _tested(claim: str, published: str, theory: float, simulated: Estimate) -> Finding:
-    verdict = "confirmed" if simulated.agrees(theory) else "rejected"
-    return Finding(claim, published, theory, simulated, verdict)
-
-
-def _decline(claim: str, start: Estimate, end: Estimate, theory: float) -> Finding:
-    error = 3 * math.hypot(start.standard_error, end.standard_error)
-    fall = start.value - end.value
-    verdict = "confirmed" if fall > error else "rejected" if fall < -error else "undecided"
-    return Finding(claim, "diminishes", theory, end, verdict)
+VERDICT_RULE = verdict_rule("figure or formula")
 
 
 def findings(seed: int = 0, effort: float = 1.0) -> list[Finding]:
@@ -93,31 +46,25 @@ def findings(seed: int = 0, effort: float = 1.0) -> list[Finding]:
         >>> rows[0].published, rows[0].verdict  # equation 2 as an expected cosine
         ('.25', 'rejected')
     """
-    if not effort > 0:
-        raise ValueError(f"effort must be positive, got {effort}")
-
-    def draws(number: int) -> int:
-        return max(20, round(number * effort))
-
-    rows = [
+    draws = draws_at(effort)
+    return [
         *_equation_2(draws(1_000_000), seed),
         *_pairs(draws(400_000), seed),
         *_sets(draws(10_000), seed),
         *_two_weights(draws(1_000_000), draws(100_000), seed),
         *_courses(draws(400), seed),
     ]
-    return rows
 
 
 def _equation_2(samples: int, seed: int) -> list[Finding]:
     ratio, cosine = simulate_angle(0.5, samples, seed)
     place = "two inputs with cosine ½"
     return [
-        _tested(
+        Finding.of(
             f"equation 2 for {place}, read as the expected cosine E[cos θ]", ".25", 0.25, cosine
         ),
-        _tested(f"(2/π) c asin c for {place}: E[cos θ]", "—", expected_cosine(0.5), cosine),
-        _tested(f"equation 2 for {place}: ratio of expected improvements", ".25", 0.25, ratio),
+        Finding.of(f"(2/π) c asin c for {place}: E[cos θ]", "—", expected_cosine(0.5), cosine),
+        Finding.of(f"equation 2 for {place}: ratio of expected improvements", ".25", 0.25, ratio),
     ]
 
 
@@ -127,16 +74,16 @@ def _pairs(samples: int, seed: int) -> list[Finding]:
         ratio, cosine = simulate_pairs(binary(), n, samples, seed)
         theory = pair_ratio(binary(), n)
         rows += [
-            _tested(
+            Finding.of(
                 f"5.1, 0/1 pairs, n = {n}: ratio of expected improvements", ".25", theory, ratio
             ),
-            _tested(f"5.1, 0/1 pairs, n = {n}: E[cos θ] = .25", ".25", 0.25, cosine),
+            Finding.of(f"5.1, 0/1 pairs, n = {n}: E[cos θ] = .25", ".25", 0.25, cosine),
         ]
     for n, p in ((25, 1 / 3), (100, 1 / 3), (100, 0.05)):
         ratio, _ = simulate_pairs(ternary(p), n, samples, seed)
         theory = pair_ratio(ternary(p), n)
         claim = f"5.2, −1/0/1 pairs, p = {p:.2g}, n = {n}: inversely proportional to n"
-        rows.append(_tested(claim, "~ 1/n", theory, ratio))
+        rows.append(Finding.of(claim, "~ 1/n", theory, ratio))
     return rows
 
 
@@ -147,8 +94,8 @@ def _sets(networks: int, seed: int) -> list[Finding]:
         exact = retrained_set_ratio(m, set_overlap(binary(), 100))
         claim = f"5.1, 0/1 inputs, n = 100, {m} retrained: unretrained/retrained"
         rows += [
-            _tested(f"{claim}, c = .25", printed, retrained_set_ratio(m, 0.25), simulated),
-            _tested(f"{claim}, c exact", "—", exact, simulated),
+            Finding.of(f"{claim}, c = .25", printed, retrained_set_ratio(m, 0.25), simulated),
+            Finding.of(f"{claim}, c exact", "—", exact, simulated),
         ]
     for n, p in ((40, 0.25), (160, 0.25), (160, 0.05), (160, 0.5)):
         simulated = simulate_set(ternary(p), n, n // 4, networks // 2, seed)
@@ -157,7 +104,7 @@ def _sets(networks: int, seed: int) -> list[Finding]:
             f"5.2, −1/0/1 inputs, p = {p:g}, n = {n}, n/4 retrained: independent of n "
             f"(limit {load_limit(ternary(p), 0.25):g})"
         )
-        rows.append(_tested(claim, "independent of n", theory, simulated))
+        rows.append(Finding.of(claim, "independent of n", theory, simulated))
     return rows
 
 
@@ -168,15 +115,15 @@ def _two_weights(points: int, samples: int, seed: int) -> list[Finding]:
         simulated = simulate_two_weights(angle, remaining, points, seed)
         claim = f"5.3, two weights, lines at 60°, {1 - remaining:.0%} of the error retrained"
         theory = positive_transfer(angle, remaining)
-        rows.append(_tested(f"{claim}: P(positive transfer)", "—", theory, simulated))
+        rows.append(Finding.of(f"{claim}: P(positive transfer)", "—", theory, simulated))
         if remaining == 0.5:
             length = circumference_fraction(angle, remaining)
             rows.append(
-                _tested(f"{claim}: P as fraction of the circumference", "—", length, simulated)
+                Finding.of(f"{claim}: P as fraction of the circumference", "—", length, simulated)
             )
     pairs = simulate_positive_pairs(binary(), 200, samples, seed)
     claim = "two long 0/1 vectors, n = 200: P(positive transfer) = 2/3, as at 60°"
-    return [*rows, _tested(claim, "—", 2 / 3, pairs)]
+    return [*rows, Finding.of(claim, "—", 2 / 3, pairs)]
 
 
 def _courses(networks: int, seed: int) -> list[Finding]:
@@ -190,7 +137,7 @@ def _courses(networks: int, seed: int) -> list[Finding]:
         place = f"5.3, {name}, n = 100, 50 retrained"
         for i in (0, -1):
             claim = f"{place}: cumulative ratio when {course.removed[i]:.0%} of their error is gone"
-            rows.append(_tested(claim, "—", expected[i], ratio[i]))
+            rows.append(Finding.of(claim, "—", expected[i], ratio[i]))
         claim = f"{place}: transfer diminishes, from {ratio[0].value:.3f}"
-        rows.append(_decline(claim, ratio[0], ratio[-1], expected[-1]))
+        rows.append(Finding.of_decline(claim, "diminishes", expected[-1], ratio[0], ratio[-1]))
     return rows

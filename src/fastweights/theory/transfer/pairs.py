@@ -25,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fastweights.theory.transfer.estimates import Estimate, mean, ratio_of_means
+from fastweights.theory.estimates import Estimate, mean, ratio_of_means
 from fastweights.theory.transfer.inputs import RandomInputs
 
 __all__ = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastweights.theory.transfer.estimates import Estimate, ratio_of_means
+from fastweights.theory.estimates import Estimate, ratio_of_means
 from fastweights.theory.transfer.inputs import RandomInputs
 
 __all__ = ["load_limit", "retrained_set_ratio", "set_overlap", "simulate_set"]

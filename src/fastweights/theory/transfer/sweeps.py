@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from fastweights.theory.estimates import Estimate, Series, draws_at
 from fastweights.theory.transfer.course import simulate_course
-from fastweights.theory.transfer.estimates import Estimate
 from fastweights.theory.transfer.inputs import binary, ternary
 from fastweights.theory.transfer.pairs import simulate_angle, simulate_pairs
 from fastweights.theory.transfer.sets import simulate_set
 from fastweights.theory.transfer.two_weights import simulate_two_weights
 
-__all__ = ["COURSES", "TERNARY_P", "Series", "sweeps"]
+__all__ = ["COURSES", "TERNARY_P", "sweeps"]
 
 TERNARY_P = (0.05, 0.25, 0.5)
 # The inputs, and for how many sweeps of which step they are retrained.
 COURSES = {"binary": (binary(), 1000, 0.25), "ternary": (ternary(0.05), 500, 0.1)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """Simulated points of a curve.
-
-    Attributes:
-        x: what was varied.
-        y: what was measured at each x.
-        expected: what a formula gives there, where it depends on the inputs that were drawn.
-    """
-
-    x: tuple[float, ...]
-    y: tuple[Estimate, ...]
-    expected: tuple[float, ...] = ()
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Series:
-        """From the plain lists that ``dataclasses.asdict`` and JSON make of a series.
-
-        Example:
-            >>> series = Series((1.0,), (Estimate(0.5, 0.1, 9),))
-            >>> Series.from_values({"x": [1.0], "y": [[0.5, 0.1, 9]], "expected": []}) == series
-            True
-        """
-        points = tuple(Estimate(*point) for point in values["y"])
-        return cls(tuple(values["x"]), points, tuple(values["expected"]))
 
 
 def sweeps(seed: int = 0, effort: float = 1.0) -> dict[str, Series]:
@@ -71,12 +42,7 @@ def sweeps(seed: int = 0, effort: float = 1.0) -> dict[str, Series]:
         >>> [len(curves[name].x) for name in ("cosine", "load 0.5")]
         [11, 5]
     """
-    if not effort > 0:
-        raise ValueError(f"effort must be positive, got {effort}")
-
-    def draws(number: int) -> int:
-        return max(20, round(number * effort))
-
+    draws = draws_at(effort)
     cosines = np.linspace(0, 1, 11).tolist()
     ratio, cosine = zip(*(simulate_angle(c, draws(40_000), seed) for c in cosines), strict=True)
     curves = {"cosine ratio": _series(cosines, ratio), "cosine": _series(cosines, cosine)}

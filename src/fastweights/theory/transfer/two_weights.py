@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from fastweights.theory.transfer.estimates import Estimate, mean
+from fastweights.theory.estimates import Estimate, mean
 from fastweights.theory.transfer.inputs import RandomInputs
 
 __all__ = [

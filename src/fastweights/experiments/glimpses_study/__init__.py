@@ -1,1 +1,0 @@
-"""Glimpses of MNIST: settings, networks, training, findings, pictures."""

@@ -1,1 +1,0 @@
-"""Temporary binding: pools, simulation, findings, pictures."""

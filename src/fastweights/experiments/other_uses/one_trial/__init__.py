@@ -1,1 +1,0 @@
-"""One trial in the fast weights: model, simulation, findings, pictures."""

@@ -1,1 +1,0 @@
-"""Recursion: the procedure, networks that run it, simulation, findings, pictures."""

@@ -1,1 +1,0 @@
-"""Words in noise: settings, networks, what is measured, findings, pictures."""
