@@ -120,3 +120,10 @@ def test_accuracy_by_match_ranks_what_was_written_after_the_digits(model: Retrie
     better = (scores > (scores * asked).sum(0)).sum(0)
     for rank in range(3):
         assert found[rank] == pytest.approx(float(right[better == rank].mean()), abs=1e-9)
+
+
+def test_a_rank_that_never_comes_has_no_accuracy(model: Retriever) -> None:
+    test = TASK.build(0).test
+    alone = type(test)(test.inputs[:1], test.targets[:1])
+    found = accuracy_by_match(model, alone, 3)
+    assert sorted(map(str, found))[1:] == ["None", "None"]

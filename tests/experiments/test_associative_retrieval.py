@@ -55,6 +55,19 @@ def test_options_of_the_layer_override_the_configuration() -> None:
     assert float(layer.decay(torch.tensor(1))) == 0.5
 
 
+def test_initial_weights_are_scaled_as_the_configuration_or_the_arm_says() -> None:
+    def weights(scale: float | None = None, **settings: float) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        build = fast_weights(input_scale=scale)
+        return dict(build(RetrievalConfig(**settings), 37, 10).named_parameters())
+
+    plain, key = weights(), "weight_ih_l0"
+    torch.testing.assert_close(weights(input_scale=2.0)[key], 2 * plain[key])
+    torch.testing.assert_close(weights(3.0, input_scale=2.0)[key], 3 * plain[key])
+    recurrent = weights(recurrent_scale=0.4)["weight_hh_l0"]
+    torch.testing.assert_close(recurrent, 2 * plain["weight_hh_l0"])
+
+
 def test_what_the_configuration_leaves_open_is_the_arms() -> None:
     own = schedule_of(CONFIG, FAST_WEIGHTS, 50)
     assert (own.learning_rate, own.weight_decay, own.shape) == (5e-3, 0.1, "cosine")

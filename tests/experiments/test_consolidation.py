@@ -73,7 +73,10 @@ def test_claims_that_hold(config: RetrievalConfig) -> None:
         "power-law-1": [(0.999, 200), (1.0, 300), (0.998, 300)],
         "exponential-0.5": [(0.94, 400), (0.95, 500), (0.955, 600)],
     }
-    assert told(config, runs(config, **cells)) == ["agrees", "agrees", "holds", "holds", "holds"]
+    results = runs(config, **cells)
+    assert told(config, results) == ["agrees", "agrees", "holds", "holds", "holds"]
+    cost = EXPERIMENT.section(config, results, Path()).claims[-1]
+    assert (cost.published, cost.ours, cost.n) == ("1", "0.50 [0.50, 0.50]", 3)
 
 
 def test_claims_that_do_not_hold(config: RetrievalConfig) -> None:

@@ -49,6 +49,9 @@ def runs(**accuracies: list[float]) -> list[Result]:
 
 def test_the_best_control_is_chosen_on_validation_data() -> None:
     results = runs(identity_1=[0.3, 0.5], identity_3=[0.35, 0.41])
+    for result in results[2:]:
+        assert result.values is not None
+        result.values["test_accuracy"] = 1.0
     assert best_of(("identity-3", "identity-1"), results, hidden_size=50) == "identity-1"
     assert best_of(("identity-1", "identity-3"), results, hidden_size=20) is None
     assert best_of(("lstm",), results, hidden_size=50) is None
@@ -87,18 +90,21 @@ def test_beside_a_quicker_baseline_fast_weights_lose_and_beside_an_equal_one_the
         assert result.values is not None
         if result.unit.arm == "fast-weights":
             result.values["curve"][0]["update"] = 4
+            result.values["updates"] = 2
         if result.unit.arm == "gru":
             result.values["seconds"] = 8.0
     assert baselines(results) == [
-        ["LSTM", "50", "-4.0 [-4.0, -4.0], lose", "4 / 1, lose", "4.0 / 1.0, lose"],
-        ["GRU", "50", "-0.5 [-1.0, 0.0], tie", "4 / 1, lose", "4.0 / 8.0, win"],
+        ["LSTM", "50", "-4.0 [-4.0, -4.0], lose", "4 / 1, lose", "2.0 / 1.0, lose"],
+        ["GRU", "50", "-0.5 [-1.0, 0.0], tie", "4 / 1, lose", "2.0 / 8.0, win"],
     ]
 
 
 def test_beside_nobody_there_is_no_table_of_baselines() -> None:
     assert baselines(runs(fast_weights=[0.9])) == []
-    both = baselines(runs(fast_weights=[0.4, 0.4], gru=[0.4, 0.9]))
+    both = baselines(runs(fast_weights=[0.4, 0.4], gru=[0.4, 0.8]))
     assert both[0][3:] == ["never / never, neither", "never / never, neither"]
+    some = baselines(runs(fast_weights=[0.9, 0.9], gru=[0.9, 0.4]))
+    assert some[0][3:] == ["1 / never, unclear", "1.0 / never, unclear"]
 
 
 def test_the_section_answers_what_it_can() -> None:
