@@ -14,16 +14,6 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-template <class Function> double best_of(int rounds, Function run) {
-  double best = 1e9;
-  for (int k = 0; k < rounds; ++k) {
-    const double begin = now();
-    run();
-    best = std::min(best, now() - begin);
-  }
-  return best;
-}
-
 float memory[1 << 20] __attribute__((aligned(64)));
 
 #define TEN(EACH) EACH(0) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6) EACH(7) EACH(8) EACH(9)
@@ -36,29 +26,38 @@ template <class Vector> void measure(double cycle) {
   constexpr int width = sizeof(Vector) / sizeof(float);
   const Vector x = 0.5f - Vector{};
   TEN(SUM)
-  const double each = best_of(200, [&] {
+  double best = 1;
+  for (int k = 0; k < 200; ++k) {
+    const double begin = now();
     for (int i = 0; i < 20000; ++i) { TEN(ADD) }
-  }) / 2e5;
-  std::printf("%d bytes: %.2f cycles a multiply-add, %.0f GFLOP/s\n", int(sizeof(Vector)),
-              each / cycle, 2 * width / each * 1e-9);
+    best = std::min(best, (now() - begin) / 2e5);
+  }
+  std::printf("%d bytes: %.2f cycles a multiply-add, %.0f GFLOP/s\n", 4 * width, best / cycle,
+              2 * width / best * 1e-9);
   for (int kib : {24, 256, 3000}) {
     const int count = kib * 256 / (10 * width) * (10 * width), times = 1 + 8192 / kib;
-    const double pass = best_of(30, [&] {
-      for (int k = 0; k < times; ++k)
+    best = 1;
+    for (int k = 0; k < 30; ++k) {
+      const double begin = now();
+      for (int i = 0; i < times; ++i)
         for (const float *p = memory; p < memory + count; p += 10 * width) { TEN(ADD_FROM) }
-    }) / times;
-    std::printf("  operands in %d KiB: %.2f cycles, %.0f bytes a cycle\n", kib,
-                pass / cycle / (count / width), count * 4 / (pass / cycle));
+      best = std::min(best, (now() - begin) / times / (count / width));
+    }
+    std::printf("  operands in %d KiB: %.2f cycles, %.0f bytes a cycle\n", kib, best / cycle,
+                4 * width / (best / cycle));
   }
 }
 
 int main() {
   for (float &x : memory) x = 1e-3f;
-  const double cycle = best_of(200, [] {
-    long n = 0;
+  double cycle = 1;
+  long n = 0;
+  for (int k = 0; k < 200; ++k) {
+    const double begin = now();
     for (int i = 0; i < 100000; ++i)
       asm volatile("add $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0" : "+r"(n));
-  }) / 4e5;
+    cycle = std::min(cycle, (now() - begin) / 4e5);
+  }
   std::printf("%.2f GHz\n", 1e-9 / cycle);
 #if defined(__AVX512F__)
   measure<Whole>(cycle);
