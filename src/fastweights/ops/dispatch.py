@@ -31,6 +31,7 @@ __all__ = [
     "in_a_graph",
     "kernel_cannot_follow",
     "load_step",
+    "plain_addresses",
     "save_step",
     "with_plain_memory",
 ]
@@ -170,6 +171,47 @@ def are_plain(
     return True
 
 
+def plain_addresses(
+    columns: Iterable[Sequence[Tensor | None]], like: Sequence[Tensor], dtype: torch.dtype
+) -> list[int] | None:
+    """Where the values of tensors on the CPU lie, one after another, or None if that is uncertain.
+
+    The question of :func:`has_plain_memory` for lists of tensors that each have the shapes of
+    ``like``, which is asked at every step of an optimizer. The address of no tensor is 0.
+
+    Example:
+        >>> w, g = torch.ones(2), torch.ones(2)
+        >>> plain_addresses([[w], [g]], [w], w.dtype) == [w.data_ptr(), g.data_ptr()]
+        True
+        >>> plain_addresses([[g.expand(2, 2)]], [torch.ones(2, 2)], g.dtype) is None
+        True
+    """
+    wanted = [(x.shape, x.nbytes) for x in like]
+    item, found = dtype.itemsize, []
+    try:
+        for column in columns:
+            for tensor, (shape, size) in zip(column, wanted, strict=True):
+                if tensor is None:
+                    found.append(0)
+                    continue
+                if (
+                    type(tensor) not in _PLAIN_TYPES
+                    or tensor.dtype is not dtype
+                    or tensor.shape != shape
+                    or not tensor.is_cpu
+                    or tensor.is_neg()
+                    or not tensor.is_contiguous()
+                    or tensor.untyped_storage().nbytes() < tensor.storage_offset() * item + size
+                ):
+                    return None
+                found.append(address := tensor.data_ptr())
+                if address == 0:
+                    return None
+    except RuntimeError:  # sparse, or the wrapper of a transform
+        return None
+    return found
+
+
 def with_plain_memory(tensor: Tensor) -> Tensor:
     """The same values, written out where they were only promised: negations and zeros.
 
@@ -211,11 +253,12 @@ def in_a_graph(tensor: Tensor) -> bool:
     return True
 
 
-def kernel_cannot_follow(tensors: Iterable[Tensor]) -> str | None:
+def kernel_cannot_follow(tensors: Iterable[Tensor], *, registered: bool = True) -> str | None:
     """Why no kernel may run this call on these tensors, or None if one may.
 
     Where the answer is None and :func:`dispatch_is_traced`, it must run as an op that is registered
-    with PyTorch, which compilers, exporters and modes see.
+    with PyTorch, which compilers, exporters and modes see. Without such an op (``registered`` is
+    false) no kernel may run there.
 
     Example:
         >>> kernel_cannot_follow([torch.ones(2)]) is None
@@ -227,9 +270,16 @@ def kernel_cannot_follow(tensors: Iterable[Tensor]) -> str | None:
     if torch._C._are_functorch_transforms_active():
         return "torch.func and vmap do not see into a kernel"
     if torch.compiler.is_compiling():
+        if not registered:
+            return "torch.compile cannot look into another compiler's kernel"
         return "ONNX has no operator for a kernel" if _exports_to_onnx() else None
     if torch._C._is_tracing():
         return "torch.jit.trace does not see into a kernel"
+    if not registered:
+        if torch._C._len_torch_dispatch_stack():
+            return "a mode that sees every operation does not see into a kernel"
+        if forward_mode_is_on():
+            return "forward-mode differentiation does not see into a kernel"
     if any(_counts_flops(mode) for mode in _get_current_dispatch_mode_stack()):
         return "FlopCounterMode does not see into a kernel"
     for tensor in tensors:

@@ -12,6 +12,8 @@ __all__ = ["KEYS", "Watch", "check_overlay", "has_overlay", "new_overlay", "whol
 
 KEYS = ("slow_weight", "fast_weight", "fast_update")  # s, f, Δf in the state of a parameter
 
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+
 logger = logging.getLogger("fastweights")
 
 
@@ -99,6 +101,26 @@ class Watch:
             return True
         return bool(_whole(_same(parameter, _effective(overlay, parameter)).all()))
 
+    def is_as_left(self, parameter: Tensor, state: dict[str, Tensor]) -> bool:
+        """Whether certainly nobody has touched a parameter and its overlay since `wrote`.
+
+        Of one that was touched `follow` has to make sure; it may then still be found unchanged.
+        """
+        overlay = self._overlays.get(parameter)
+        if overlay is None or type(parameter) not in _PLAIN or self._loaded:
+            return False
+        shape, dtype, device = parameter.shape, parameter.dtype, parameter.device
+        for key in KEYS:
+            tensor = state.get(key)
+            if (
+                tensor is not overlay[key]
+                or tensor.shape != shape
+                or tensor.dtype is not dtype
+                or tensor.device != device
+            ):
+                return False
+        return self._seen.get(parameter) == _mark(parameter)
+
     def check_kept(self, parameter: Tensor, name: str) -> None:
         """Raise if the parameter, which has no overlay in ``optimizer.state``, still holds one."""
         overlay = self._overlays.get(parameter)
@@ -158,7 +180,7 @@ def _mark(parameter: Tensor) -> tuple[Any, ...]:
 
 def _counts_writes(parameter: Tensor) -> bool:
     """Whether the version of a parameter counts everything that can be written to it."""
-    return type(parameter) in (Tensor, torch.nn.Parameter)
+    return type(parameter) in _PLAIN
 
 
 def _effective(overlay: dict[str, Tensor], parameter: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from fastweights.optim._uses import OverlayUses
 
 __all__ = [
     "Bucket",
+    "build_buckets",
     "check_slow_optimizer",
     "check_transforms",
     "fused_step",
-    "gather",
     "separate_step",
     "unsupported_reason",
 ]
@@ -86,7 +86,7 @@ class Bucket:
 
 # torch.compile would stop at every question about a tensor, and compile anew for each shape.
 @_disable_dynamo  # as torch's own optimizers have it: torch.compiler.disable is slow to import
-def gather(
+def build_buckets(
     groups: list[dict[str, Any]],
     states: dict[Tensor, dict[str, Tensor]],
     watch: Watch,
@@ -109,12 +109,20 @@ def gather(
             torch.func; compiled code may misread one; or a parameter's overlay was removed or is
             not one of its shape. Nothing has been changed then.
     """
-    moved: list[tuple[int, dict[str, Any], Tensor, Tensor | None, str]] = []
+    moved: list[tuple[int, Tensor, Tensor | None, dict[str, Tensor] | None, str]] = []
     for index, group in enumerate(groups):
         check_group(group, index)
         for position, parameter in enumerate(group["params"]):
             gradient = parameter.grad
             state = states.get(parameter)
+            if (
+                not compiled
+                and state is not None
+                and (gradient is None or _is_usual(gradient))
+                and watch.is_as_left(parameter, state)
+            ):
+                moved.append((index, parameter, gradient, state, ""))
+                continue
             name = describe(group, index, position)
             if not has_overlay(state):
                 watch.check_kept(parameter, name)
@@ -125,17 +133,18 @@ def gather(
                 check_overlay(parameter, state, name, RuntimeError)
             if compiled:
                 _check_compiled(parameter, gradient, state or {}, name)
-            moved.append((index, group, parameter, gradient, name))
+            moved.append((index, parameter, gradient, None, name))
     buckets: dict[Any, Bucket] = {}
-    for index, group, parameter, gradient, name in moved:
-        state = states.get(parameter)
-        if state is None or not has_overlay(state):
-            states[parameter] = state = {**(state or {}), **new_overlay(parameter)}
-        watch.follow(parameter, state, name)
+    for index, parameter, gradient, state, name in moved:
+        if state is None:
+            state = states.get(parameter)
+            if state is None or not has_overlay(state):
+                states[parameter] = state = {**(state or {}), **new_overlay(parameter)}
+            watch.follow(parameter, state, name)
         key = (index, parameter.device, parameter.dtype, gradient is None)
         bucket = buckets.get(key)
         if bucket is None:
-            bucket = buckets[key] = Bucket(group, gradient is not None)
+            bucket = buckets[key] = Bucket(groups[index], gradient is not None)
         bucket.weights.append(parameter)
         if gradient is not None:
             bucket.gradients.append(gradient)
@@ -163,6 +172,10 @@ def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> Non
             )
 
 
+def _is_usual(gradient: Tensor) -> bool:
+    return gradient.layout is torch.strided and not _is_wrapped(gradient)
+
+
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
@@ -188,7 +201,7 @@ def separate_step(
 
     Args:
         ops: `reference` or `foreach`.
-        buckets: what `gather` returned.
+        buckets: what `build_buckets` returned.
         slow_optimizer: None leaves the slow weights where they are.
     """
     for bucket in buckets:
@@ -283,7 +296,7 @@ def fused_step(
 
     Args:
         ops: moves the fast weights that only decay.
-        buckets: what `gather` returned.
+        buckets: what `build_buckets` returned.
         slow_optimizer: its `step` is not called.
     """
     for bucket in buckets:
@@ -309,24 +322,32 @@ def fused_step(
 
 
 def _fused_sgd(bucket: Bucket, states: list[dict[str, Any]], options: dict[str, Any]) -> None:
-    # A buffer SGD has not made yet is taken as it would make it: v is the gradient itself.
-    rows: dict[bool, list[tuple[Tensor, ...]]] = {True: [], False: []}
     columns = (bucket.weights, bucket.gradients, bucket.slow, bucket.fast, bucket.updates)
-    for (w, g, *others), state in zip(zip(*columns, strict=True), states, strict=True):
-        first = state.get("momentum_buffer") is None
-        if first:
-            state["momentum_buffer"] = torch.zeros_like(w)
-        rows[first].append((w, g, state["momentum_buffer"], *others))
-    for first, chosen in rows.items():
-        if chosen:
-            cpu.sgd_step(
-                *map(list, zip(*chosen, strict=True)),
-                slow_momentum=float(bucket.group["momentum"]),
-                dampening=float(bucket.group["dampening"]),
-                nesterov=bucket.group["nesterov"],
-                first=first,
-                **options,
-            )
+    new = [state.get("momentum_buffer") is None for state in states]
+    for weight, state, first in zip(bucket.weights, states, new, strict=True):
+        if first:  # as SGD makes it, with the gradient itself for v
+            state["momentum_buffer"] = torch.zeros_like(weight)
+    buffers = [state["momentum_buffer"] for state in states]
+    for first in (True, False):
+        if first not in new:
+            continue
+        weights, gradients, slow, fast, updates, momenta = (
+            [x for x, is_new in zip(column, new, strict=True) if is_new is first]
+            for column in (*columns, buffers)
+        )
+        cpu.sgd_step(
+            weights,
+            gradients,
+            momenta,
+            slow,
+            fast,
+            updates,
+            slow_momentum=float(bucket.group["momentum"]),
+            dampening=float(bucket.group["dampening"]),
+            nesterov=bucket.group["nesterov"],
+            first=first,
+            **options,
+        )
 
 
 def _fused_adam(

@@ -21,10 +21,10 @@ from fastweights.optim._overlay import Watch, has_overlay
 from fastweights.optim._saving import load_with, save_with
 from fastweights.optim._step import (
     Bucket,
+    build_buckets,
     check_slow_optimizer,
     check_transforms,
     fused_step,
-    gather,
     separate_step,
     unsupported_reason,
 )
@@ -248,7 +248,7 @@ class SlowFast(OverlayUses):
                 loss = closure()
         self._complete_groups()
         compiled = torch.compiler.is_compiling()
-        buckets = gather(self.param_groups, self.state, self._watch, compiled=compiled)
+        buckets = build_buckets(self.param_groups, self.state, self._watch, compiled=compiled)
         backend = self._choose(buckets)
         ops = reference if backend == "reference" else foreach
         try:

@@ -89,17 +89,21 @@ class Recurrence(native.Work):
 
 
 def unsupported_reason(
-    device: torch.device, dtype: torch.dtype, decay: Decay, form: str
+    drive: Tensor | InputProjection, decay: Decay, state: LayerState | None, form: str
 ) -> str | None:
-    """The reason why no call of this kind can run here, or None."""
-    if device.type != "cpu":
-        return f"it runs on CPU tensors, got {device.type}"
-    if dtype not in (torch.float32, torch.float64):
-        return f"it computes in float32 and float64, got {dtype}"
+    """The reason why this call cannot run here, or None."""
+    if drive.device.type != "cpu":
+        return f"it runs on CPU tensors, got {drive.device.type}"
+    if drive.dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64, got {drive.dtype}"
     if form == "matrix":
         return "it has the attention and the chunked form, this call needs the matrix form"
-    if form == "chunked" and not decay.stationary:
-        return f"{type(decay).__name__} depends on the step index, not on the age alone"
+    if form == "chunked":
+        if not decay.stationary:
+            return f"{type(decay).__name__} depends on the step index, not on the age alone"
+        matrix = None if state is None else state.matrix
+        if matrix is not None and not dispatch_is_traced() and not is_symmetric(matrix):
+            return "the state's matrix is not symmetric, and it keeps one half of it"
     return native.missing_reason()
 
 

@@ -320,7 +320,9 @@ def _run_unplanned(
     if call.options.memory != "hebbian":
         chosen_form = "attention"  # nothing is written, so all forms are one
     reasons: dict[str, Callable[[], str | None]] = {
-        "native": lambda: refused or _not_by_cpu(call, chosen_form),
+        "native": lambda: (
+            refused or cpu.unsupported_reason(call.drive, call.decay, call.state, chosen_form)
+        ),
         "triton": lambda: refused or _not_by_triton(call, chosen_form),
         "reference": lambda: None,
     }
@@ -377,16 +379,6 @@ def _are_plain_types(call: Call) -> bool:
 
     call.map(note)
     return _PLAIN.issuperset(kinds)
-
-
-def _not_by_cpu(call: Call, form: str) -> str | None:
-    reason = cpu.unsupported_reason(call.drive.device, call.drive.dtype, call.decay, form)
-    matrix = None if call.state is None else call.state.matrix
-    if reason is not None or form != "chunked" or matrix is None or dispatch_is_traced():
-        return reason
-    if cpu.is_symmetric(matrix):
-        return None
-    return "the state's matrix is not symmetric, and it keeps one half of it"
 
 
 def _not_by_triton(call: Call, form: str) -> str | None:

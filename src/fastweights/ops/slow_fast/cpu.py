@@ -8,14 +8,16 @@ operations would move twenty-five, and `torch.optim.SGD` alone moves eight (fore
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fastweights.ops import native
+from fastweights.ops.dispatch import has_plain_memory, kernel_cannot_follow, plain_addresses
 
 __all__ = ["adam_step", "sgd_step", "unsupported_reason"]
 
@@ -75,37 +77,39 @@ def unsupported_reason(weights: Sequence[Tensor], **columns: Sequence[Tensor | N
         >>> unsupported_reason([torch.zeros(3, dtype=torch.bfloat16)])
         'a weight is torch.bfloat16, not float32 or float64'
     """
-    reason = _intercepted()
+    reason = kernel_cannot_follow((), registered=False)
     if reason is not None:
         return reason
-    spans: list[tuple[int, int]] = []
-    for name, column in {"a weight": weights, **columns}.items():
-        for tensor, weight in zip(column, weights, strict=True):
-            if tensor is None:
-                continue
-            reason = _mismatch(tensor, weight)
-            if reason is not None:
-                return f"{name} {reason}"
-            start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
-            if tensor.untyped_storage().nbytes() < (
-                tensor.storage_offset() * tensor.element_size() + size
-            ):
-                return f"{name} has less memory than its shape says"
-            if size:
-                spans.append((start, start + size))
-    spans.sort()
-    if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
+    named = {"a weight": weights, **columns}
+    starts = None
+    if weights and weights[0].dtype in _DTYPES:
+        starts = plain_addresses(named.values(), weights, weights[0].dtype)
+    if starts is None:
+        for name, column in named.items():
+            for tensor, weight in zip(column, weights, strict=True):
+                reason = None if tensor is None else _mismatch(tensor, weight)
+                if reason is not None:
+                    return f"{name} {reason}"
+        starts = [0 if x is None else x.data_ptr() for column in named.values() for x in column]
+    if _overlap(tuple(starts), tuple([weight.nbytes for weight in weights])):
         return "two of the tensors share memory"
     return native.missing_reason()
 
 
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+@functools.lru_cache(maxsize=64)
+def _overlap(starts: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+    """Whether columns of tensors of these sizes in bytes overlap; 0 is where there is none."""
+    placed = zip(starts, itertools.cycle(sizes), strict=False)
+    spans = sorted((start, start + size) for start, size in placed if start and size)
+    return any(start < end for (_, end), (start, _) in itertools.pairwise(spans))
+
+
 _DTYPES = frozenset((torch.float32, torch.float64))
 
 
 def _mismatch(tensor: Tensor, weight: Tensor) -> str | None:
     """Why the values of a tensor do not lie as those of its weight must."""
-    if type(tensor) not in _PLAIN:
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
         return f"is a {type(tensor).__name__}"
     if not tensor.is_cpu:
         return f"is on {tensor.device}, not on the CPU"
@@ -117,27 +121,19 @@ def _mismatch(tensor: Tensor, weight: Tensor) -> str | None:
         return f"is {tensor.dtype}, but its weight {weight.dtype}"
     if tensor.shape != weight.shape:
         return f"has shape {tuple(tensor.shape)}, but its weight {tuple(weight.shape)}"
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return "is a tensor of a transform of torch.func"
     if tensor._is_zerotensor():
         return "has no memory: its zeros are only promised"
     if tensor.is_neg():
         return "is negated only when it is read"
+    if tensor.numel() and not has_plain_memory(tensor):
+        return "has no memory of its own"
     if not tensor.is_contiguous():
         return "is not contiguous"
-    return None
-
-
-def _intercepted() -> str | None:
-    """Who follows the operations of this thread, and would not see what a kernel does."""
-    if torch._C._are_functorch_transforms_active():
-        return "a transform of torch.func does not see into a kernel"
-    if torch._C._is_tracing():
-        return "torch.jit.trace does not see into a kernel"
-    if torch._C._len_torch_dispatch_stack():
-        return "a mode that sees every operation does not see into a kernel"
-    if forward_ad._current_level >= 0:
-        return "forward-mode differentiation does not see into a kernel"
+    if (
+        tensor.untyped_storage().nbytes()
+        < tensor.storage_offset() * tensor.itemsize + tensor.nbytes
+    ):
+        return "has less memory than its shape says"
     return None
 
 
@@ -255,13 +251,29 @@ def _run(
 ) -> None:
     """Run a kernel: ``columns`` and ``corrections`` fill the fields of `_WeightTensor` in turn."""
     weights = columns[0]
-    sizes = [weight.numel() for weight in weights]
-    addresses = ([tensor.data_ptr() for tensor in column] for column in columns)
-    rows = [_WeightTensor(*row) for row in zip(sizes, *addresses, *corrections, strict=True)]
+    sizes = tuple([weight.numel() for weight in weights])
+    addresses = tuple([x.data_ptr() for column in columns for x in column])
+    rows, spans, total = _rows(sizes, addresses)
+    for name, numbers in zip(("step_size", "scale"), corrections, strict=False):
+        for row, number in zip(rows, numbers, strict=True):
+            setattr(row, name, number)
     step.count = len(rows)
-    step.tensors = (_WeightTensor * len(rows))(*rows)
+    step.tensors = rows
     # Autograd cannot see the writing, and must: a backward pass through changed weights is wrong.
     torch.autograd.graph.increment_version(weights)
-    spans = sum(-(-size // _SPAN) for size in sizes)
-    threads = 1 if sum(sizes) < _SERIAL_BELOW else native.threads_for(spans)
+    threads = 1 if total < _SERIAL_BELOW else native.threads_for(spans)
     native.run(native.kernel(kernel, weights[0].dtype), step, threads)
+
+
+@functools.lru_cache(maxsize=64)
+def _rows(sizes: tuple[int, ...], addresses: tuple[int, ...]) -> tuple[Any, int, int]:
+    """The tensors as the kernel takes them, in how many spans, and how many weights there are.
+
+    Kept, since most tensors stay where they are from step to step.
+    """
+    count = len(sizes)
+    columns = [addresses[i : i + count] for i in range(0, len(addresses), count)]
+    rows = (_WeightTensor * count)(
+        *(_WeightTensor(*row) for row in zip(sizes, *columns, strict=True))
+    )
+    return rows, sum(-(-size // _SPAN) for size in sizes), sum(sizes)
