@@ -187,7 +187,8 @@ def plain_addresses(
         True
     """
     wanted = [(x.shape, x.nbytes) for x in like]
-    item, found = dtype.itemsize, []
+    item, plain = dtype.itemsize, _PLAIN_TYPES
+    found: list[int] = []
     try:
         for column in columns:
             for tensor, (shape, size) in zip(column, wanted, strict=True):
@@ -195,7 +196,7 @@ def plain_addresses(
                     found.append(0)
                     continue
                 if (
-                    type(tensor) not in _PLAIN_TYPES
+                    type(tensor) not in plain
                     or tensor.dtype is not dtype
                     or tensor.shape != shape
                     or not tensor.is_cpu
