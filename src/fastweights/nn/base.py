@@ -13,6 +13,7 @@ from fastweights.arguments import check_flag, check_integer, check_number
 from fastweights.decay import Decay, as_decay, made_anew
 from fastweights.initial import set_identity, set_normal, set_values
 from fastweights.nn.conventions import autocasts, check_dtype, without_autocast
+from fastweights.nn.layer_options import LayerOptions, complete
 from fastweights.nn.state import FastWeightsState, warn_of_growth
 from fastweights.nn.write_rate import choose_write_rate, feeds_back, overflow_of
 from fastweights.ops.dispatch import are_plain
@@ -29,6 +30,15 @@ from fastweights.ops.fast_weights.recurrence import run
 
 __all__ = ["MEMORIES", "FastWeightsBase", "LayerNames"]
 
+# Of the layer's options those that are the recurrence's, which checks them.
+_AS_THEY_ARE = (
+    "layer_norm",
+    "norm_preliminary",
+    "nonlinearity",
+    "write",
+    "query",
+    "detach_writes",
+)
 MEMORIES = ("hebbian", "identity", "random", "learned", "none")
 
 
@@ -62,61 +72,36 @@ class FastWeightsBase(nn.Module):
 
     _overflow_was_said = False
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        inner_steps: int,
-        decay: Decay | float,
-        write_rate: float | Literal["auto"],
-        layer_norm: bool,
-        norm_preliminary: bool,
-        norm_eps: float,
-        nonlinearity: str,
-        bias: bool,
-        write: str,
-        query: str,
-        memory: str,
-        memory_scale: float,
-        detach_writes: bool,
-        learn_write_rate: bool,
-        form: str,
-        backend: str,
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, options: LayerOptions) -> None:
         super().__init__()
         self.input_size = check_integer("input_size", input_size)
         self.hidden_size = check_integer("hidden_size", hidden_size)
+        given = complete(options, type(self).__name__)
+        memory, decay, write_rate = given["memory"], given["decay"], given["write_rate"]
         if memory not in MEMORIES:
             known = ", ".join(map(repr, MEMORIES))
             raise ValueError(f"memory must be one of {known}, got {memory!r}")
         kind = memory if memory in ("hebbian", "none") else "static"
         self._options = Options(
-            inner_steps=check_integer("inner_steps", inner_steps, 0),
-            nonlinearity=cast(Literal["relu", "tanh"], nonlinearity),
-            layer_norm=layer_norm,
-            norm_preliminary=norm_preliminary,
-            norm_eps=check_number("norm_eps", norm_eps, 0, ends="()"),
-            write=cast(Literal["before_read", "after_read"], write),
-            query=cast(Literal["preliminary", "previous"], query),
+            inner_steps=check_integer("inner_steps", given["inner_steps"], 0),
+            norm_eps=check_number("norm_eps", given["norm_eps"], 0, ends="()"),
             memory=cast(Literal["hebbian", "static", "none"], kind),
-            detach_writes=detach_writes,
+            **{name: given[name] for name in _AS_THEY_ARE},
         )
-        self.learn_write_rate = check_flag("learn_write_rate", learn_write_rate)
+        self.learn_write_rate = check_flag("learn_write_rate", given["learn_write_rate"])
         if isinstance(write_rate, str) and write_rate == "auto":
             write_rate = choose_write_rate(self._options, as_decay(decay), self.hidden_size)
         self.write_rate = check_number("write_rate", write_rate)
-        if learn_write_rate and self.write_rate <= 0:
+        if self.learn_write_rate and self.write_rate <= 0:
             raise ValueError(
                 f"write_rate must be positive for its logarithm to be learned, got {write_rate}"
             )
-        self.memory_scale = check_number("memory_scale", memory_scale)
+        self.memory_scale = check_number("memory_scale", given["memory_scale"])
         self.memory = memory
-        self._has_bias = check_flag("bias", bias)
-        check_form(form, as_decay(decay))
-        check_backend(backend)
-        self.form = form
-        self.backend = backend
+        self._has_bias = check_flag("bias", given["bias"])
+        self.form, self.backend = given["form"], given["backend"]
+        check_form(self.form, as_decay(decay))
+        check_backend(self.backend)
         self.decays = nn.ModuleDict()
         self._names: list[LayerNames] = []  # of the layers, in the order of a state
         self._feeds_back = feeds_back(self._options)
@@ -143,9 +128,9 @@ class FastWeightsBase(nn.Module):
         """The decay of the first layer."""
         return cast(Decay, next(iter(self.decays.values())))
 
-    def _add_layer(
-        self, names: LayerNames, input_size: int, decay: Decay | float, factory: dict[str, Any]
-    ) -> None:
+    def _add_layer(self, names: LayerNames, input_size: int, options: LayerOptions) -> None:
+        given = complete(options, type(self).__name__)
+        factory = {"device": given["device"], "dtype": given["dtype"]}
         check_dtype(factory["dtype"])
         hidden = self.hidden_size
 
@@ -165,7 +150,7 @@ class FastWeightsBase(nn.Module):
         if self.learn_write_rate:
             parameter(names.log_write_rate)
         # Each layer learns its own.
-        own = made_anew(as_decay(decay), self._get(names.weight_hh).device)
+        own = made_anew(as_decay(given["decay"]), self._get(names.weight_hh).device)
         self.decays[names.decay] = own
         self._names.append(names)
 
@@ -349,14 +334,7 @@ class FastWeightsBase(nn.Module):
     def _options_repr(self) -> str:
         options, default = self._options, Options()
         shown = [f"inner_steps={options.inner_steps}", f"write_rate={self.write_rate:g}"]
-        for name in (
-            "layer_norm",
-            "norm_preliminary",
-            "nonlinearity",
-            "write",
-            "query",
-            "detach_writes",
-        ):
+        for name in _AS_THEY_ARE:
             if getattr(options, name) != getattr(default, name):
                 shown.append(f"{name}={getattr(options, name)!r}")
         if self.memory != "hebbian":

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fastweights.arguments import check_number
-from fastweights.decay import Decay
 from fastweights.nn.base import FastWeightsBase, LayerNames
 from fastweights.nn.conventions import one_state
+from fastweights.nn.layer_options import LayerOptions, with_layer_options
 from fastweights.nn.state import FastWeightsState
 from fastweights.ops.fast_weights import LayerState
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FastWeightsRNNCell"]
 
@@ -38,53 +40,10 @@ class FastWeightsRNNCell(FastWeightsBase):
         torch.Size([2, 4])
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        inner_steps: int = 1,
-        decay: Decay | float = 0.95,
-        write_rate: float | Literal["auto"] = "auto",
-        layer_norm: bool = True,
-        norm_preliminary: bool = False,
-        norm_eps: float = 1e-5,
-        nonlinearity: str = "relu",
-        bias: bool = True,
-        write: str = "before_read",
-        query: str = "preliminary",
-        memory: str = "hebbian",
-        memory_scale: float = 1.0,
-        detach_writes: bool = False,
-        learn_write_rate: bool = False,
-        form: str = "auto",
-        backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            inner_steps=inner_steps,
-            decay=decay,
-            write_rate=write_rate,
-            layer_norm=layer_norm,
-            norm_preliminary=norm_preliminary,
-            norm_eps=norm_eps,
-            nonlinearity=nonlinearity,
-            bias=bias,
-            write=write,
-            query=query,
-            memory=memory,
-            memory_scale=memory_scale,
-            detach_writes=detach_writes,
-            learn_write_rate=learn_write_rate,
-            form=form,
-            backend=backend,
-        )
-        self._add_layer(
-            LayerNames.of_cell(), self.input_size, decay, {"device": device, "dtype": dtype}
-        )
+    @with_layer_options
+    def __init__(self, input_size: int, hidden_size: int, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(input_size, hidden_size, options)
+        self._add_layer(LayerNames.of_cell(), self.input_size, options)
         self.reset_parameters()
 
     def reset_parameters(self, *, input_scale: float = 1.0, recurrent_scale: float = 0.05) -> None:

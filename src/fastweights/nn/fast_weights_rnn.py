@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from fastweights.arguments import check_flag, check_integer, check_number
-from fastweights.decay import Decay
 from fastweights.nn.base import FastWeightsBase, LayerNames
 from fastweights.nn.conventions import RecurrentModule, one_state, without_autocast
+from fastweights.nn.layer_options import LayerOptions, with_layer_options
 from fastweights.nn.state import FastWeightsState
 from fastweights.ops.fast_weights import LayerState
 from fastweights.ops.fast_weights.inspect import Inspection, inspect_recurrence
 from fastweights.ops.fast_weights.options import project
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FastWeightsRNN"]
 
@@ -102,71 +105,35 @@ class FastWeightsRNN(FastWeightsBase, RecurrentModule):
         (torch.Size([11, 128, 50]), torch.Size([1, 128, 50]))
     """
 
+    @with_layer_options
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
         *,
-        inner_steps: int = 1,
-        decay: Decay | float = 0.95,
-        write_rate: float | Literal["auto"] = "auto",
-        layer_norm: bool = True,
-        norm_preliminary: bool = False,
-        norm_eps: float = 1e-5,
-        nonlinearity: str = "relu",
-        bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        write: str = "before_read",
-        query: str = "preliminary",
-        memory: str = "hebbian",
-        memory_scale: float = 1.0,
-        detach_writes: bool = False,
-        learn_write_rate: bool = False,
-        form: str = "auto",
-        backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            inner_steps=inner_steps,
-            decay=decay,
-            write_rate=write_rate,
-            layer_norm=layer_norm,
-            norm_preliminary=norm_preliminary,
-            norm_eps=norm_eps,
-            nonlinearity=nonlinearity,
-            bias=bias,
-            write=write,
-            query=query,
-            memory=memory,
-            memory_scale=memory_scale,
-            detach_writes=detach_writes,
-            learn_write_rate=learn_write_rate,
-            form=form,
-            backend=backend,
-        )
+        super().__init__(input_size, hidden_size, options)
         self.num_layers = check_integer("num_layers", num_layers)
         if check_integer("proj_size", proj_size, 0) != 0:
             raise ValueError(
                 f"proj_size must be 0, got {proj_size}: the hidden vector is not projected; put "
                 "an nn.Linear behind the layer"
             )
-        self.bias = bias
+        self.bias = self._has_bias
         self.batch_first = check_flag("batch_first", batch_first)
         self.dropout = check_number("dropout", dropout, 0, 1)
         self.bidirectional = check_flag("bidirectional", bidirectional)
-        factory = {"device": device, "dtype": dtype}
         for k in range(self.num_layers):
             features = self.input_size if k == 0 else self.hidden_size * self._directions
             for backward in (False, True)[: self._directions]:
                 names = LayerNames.of_layer(k, backward=backward)
-                self._add_layer(names, features, decay, factory)
+                self._add_layer(names, features, options)
         self.reset_parameters()
 
     @property

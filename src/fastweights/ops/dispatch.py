@@ -31,6 +31,7 @@ __all__ = [
     "in_a_graph",
     "kernel_cannot_follow",
     "load_step",
+    "plain_addresses",
     "save_step",
     "with_plain_memory",
 ]
@@ -168,6 +169,48 @@ def are_plain(
     except RuntimeError:  # nested, sparse, or the wrapper of a transform
         return False
     return True
+
+
+def plain_addresses(
+    columns: Iterable[Sequence[Tensor | None]], like: Sequence[Tensor], dtype: torch.dtype
+) -> list[int] | None:
+    """Where the values of tensors on the CPU lie, one after another, or None if that is uncertain.
+
+    The question of :func:`has_plain_memory` for lists of tensors that each have the shapes of
+    ``like``, which is asked at every step of an optimizer. The address of no tensor is 0.
+
+    Example:
+        >>> w, g = torch.ones(2), torch.ones(2)
+        >>> plain_addresses([[w], [g]], [w], w.dtype) == [w.data_ptr(), g.data_ptr()]
+        True
+        >>> plain_addresses([[g.expand(2, 2)]], [torch.ones(2, 2)], g.dtype) is None
+        True
+    """
+    wanted = [(x.shape, x.nbytes) for x in like]
+    item, plain = dtype.itemsize, _PLAIN_TYPES
+    found: list[int] = []
+    try:
+        for column in columns:
+            for tensor, (shape, size) in zip(column, wanted, strict=True):
+                if tensor is None:
+                    found.append(0)
+                    continue
+                if (
+                    type(tensor) not in plain
+                    or tensor.dtype is not dtype
+                    or tensor.shape != shape
+                    or not tensor.is_cpu
+                    or tensor.is_neg()
+                    or not tensor.is_contiguous()
+                    or tensor.untyped_storage().nbytes() < tensor.storage_offset() * item + size
+                ):
+                    return None
+                found.append(address := tensor.data_ptr())
+                if address == 0:
+                    return None
+    except RuntimeError:  # sparse, or the wrapper of a transform
+        return None
+    return found
 
 
 def with_plain_memory(tensor: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class Watch:
         Of one that was touched `follow` has to make sure; it may then still be found unchanged.
         """
         overlay = self._overlays.get(parameter)
-        if overlay is None or type(parameter) not in _PLAIN or parameter in self._loaded:
+        if overlay is None or type(parameter) not in _PLAIN or self._loaded:
             return False
         shape, dtype, device = parameter.shape, parameter.dtype, parameter.device
         for key in KEYS:

@@ -74,6 +74,7 @@ class Bucket:
     slow: list[Tensor] = field(default_factory=list)
     fast: list[Tensor] = field(default_factory=list)
     updates: list[Tensor] = field(default_factory=list)
+    remembered: list[dict[str, Any]] = field(default_factory=list)  #: by the slow optimizer
 
     @property
     def keep(self) -> float:
@@ -115,10 +116,12 @@ def build_buckets(
         for position, parameter in enumerate(group["params"]):
             gradient = parameter.grad
             state = states.get(parameter)
-            usual = gradient is None or (
-                gradient.layout is torch.strided and not _is_wrapped(gradient)
-            )
-            if usual and not compiled and state is not None and watch.is_as_left(parameter, state):
+            if (
+                not compiled
+                and state is not None
+                and (gradient is None or _is_usual(gradient))
+                and watch.is_as_left(parameter, state)
+            ):
                 moved.append((index, parameter, gradient, state, ""))
                 continue
             name = describe(group, index, position)
@@ -168,6 +171,10 @@ def _check_tensors(parameter: Tensor, gradient: Tensor | None, name: str) -> Non
                 f"SlowFast cannot step with a tensor of a transform of torch.func: {name} or its "
                 "gradient is one. Let the transform return gradients, and set them outside"
             )
+
+
+def _is_usual(gradient: Tensor) -> bool:
+    return gradient.layout is torch.strided and not _is_wrapped(gradient)
 
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -263,7 +270,8 @@ def unsupported_reason(slow_optimizer: torch.optim.Optimizer, buckets: list[Buck
         columns = {"slow": bucket.slow, "fast": bucket.fast, "update": bucket.updates}
         if bucket.learns:
             columns["gradient"] = bucket.gradients
-            states = [slow_optimizer.state.get(weight, {}) for weight in bucket.weights]
+            known = slow_optimizer.state
+            bucket.remembered = states = [known.get(weight, {}) for weight in bucket.weights]
             for name in _REMEMBERED[kind]:
                 columns[name] = [state.get(name) for state in states]
             if kind is not torch.optim.SGD and not all(map(_is_complete, states)):
@@ -290,7 +298,7 @@ def fused_step(
 
     Args:
         ops: moves the fast weights that only decay.
-        buckets: what `build_buckets` returned.
+        buckets: what `build_buckets` returned, seen by `unsupported_reason`.
         slow_optimizer: its `step` is not called.
     """
     for bucket in buckets:
@@ -307,7 +315,9 @@ def fused_step(
             "keep": bucket.keep,
             "maximize": bucket.maximize,
         }
-        states = [slow_optimizer.state[weight] for weight in bucket.weights]
+        states = bucket.remembered
+        if not all(states):  # one remembers nothing yet, and has no place for it
+            states = [slow_optimizer.state[weight] for weight in bucket.weights]
         if type(slow_optimizer) is torch.optim.SGD:
             _fused_sgd(bucket, states, options)
         else:

@@ -69,6 +69,7 @@ class Configuration:
         start: "none", "zeros", "history" or "matrix".
         clocks: "from zero", "later" for steps before those of the history, or "own" for each
             sample.
+        resets: the steps before which samples forget everything, and which samples; None without.
         frozen: leaves that require no gradient.
         seen: the results that the loss depends on.
     """
@@ -91,6 +92,7 @@ class Configuration:
     carried: int
     clocks: str
     lengths: tuple[int, ...] | None
+    resets: tuple[tuple[int, int], ...] | None
     frozen: tuple[str, ...]
     seen: tuple[str, ...]
     strided: bool
@@ -122,6 +124,8 @@ def configurations(draw: st.DrawFn, backend: str) -> Configuration:
     decay = draw(st.sampled_from(can["chunked" if "chunked" in forms else "attention"]))
     norm = draw(st.sampled_from(["none", "bare", "gain", "bias", "both", "both", "both"]))
     lengths = draw(st.none() | st.tuples(*[st.integers(0, length)] * batch))
+    places = st.tuples(st.integers(0, length - 1), st.integers(0, batch - 1))
+    resets = draw(st.none() | st.sets(places, max_size=6).map(lambda s: tuple(sorted(s))))
     return Configuration(
         dtype=draw(st.sampled_from(DTYPES)),
         length=length,
@@ -151,6 +155,7 @@ def configurations(draw: st.DrawFn, backend: str) -> Configuration:
         carried=draw(_mostly_small(80)) if start in ("history", "matrix") else 0,
         clocks=draw(st.sampled_from(["from zero", "later", "own"])),
         lengths=lengths,
+        resets=resets,
         frozen=draw(st.just(()) | st.sets(st.sampled_from(LEAVES)).map(lambda s: tuple(sorted(s)))),
         seen=draw(st.just(RESULTS) | st.sampled_from([(name,) for name in RESULTS])),
         strided=draw(st.booleans()),
@@ -277,13 +282,23 @@ def _state(drawn: Configuration, tensors: _Tensors, problem: Problem) -> LayerSt
 
 
 def _parts(
-    problem: Problem, ends: tuple[int, ...]
-) -> Iterator[tuple[Tensor | InputProjection, Tensor | None]]:
-    """The drive and the lengths of each call."""
+    problem: Problem, resets: Tensor | None, ends: tuple[int, ...]
+) -> Iterator[tuple[Tensor | InputProjection, Tensor | None, Tensor | None]]:
+    """The drive, the lengths and the resets of each call."""
     total, lengths = problem.source.shape[0], problem.lengths
     for first, last in itertools.pairwise((0, *ends, total)):
         drive = problem.with_source(problem.source[first:last]).drive
-        yield drive, None if lengths is None else (lengths - first).clamp(0, last - first)
+        left = None if lengths is None else (lengths - first).clamp(0, last - first)
+        yield drive, left, None if resets is None else resets[first:last]
+
+
+def _resets(drawn: Configuration) -> Tensor | None:
+    if drawn.resets is None:
+        return None
+    resets = torch.zeros(drawn.length, drawn.batch, dtype=torch.bool)
+    for step, sample in drawn.resets:
+        resets[step, sample] = True
+    return resets
 
 
 def run(drawn: Configuration, problem: Problem, backend: str | None) -> dict[str, Tensor]:
@@ -291,8 +306,9 @@ def run(drawn: Configuration, problem: Problem, backend: str | None) -> dict[str
     plain = "matrix" if drawn.decay in RECURRENT else "attention"
     state, outputs = problem.state, []
     handed_over = ("kept", *("cut" if cut else "in the graph" for cut in drawn.detached))
-    calls = zip(_parts(problem, drawn.handed_over), drawn.forms, handed_over, strict=True)
-    for (drive, lengths), form, how in calls:
+    parts = _parts(problem, _resets(drawn), drawn.handed_over)
+    calls = zip(parts, drawn.forms, handed_over, strict=True)
+    for (drive, lengths, resets), form, how in calls:
         if how == "cut":
             state = LayerState(*(x if x is None else x.detach() for x in state[:4]))
         elif how == "in the graph" and torch.is_grad_enabled():
@@ -306,6 +322,7 @@ def run(drawn: Configuration, problem: Problem, backend: str | None) -> dict[str
             state,
             problem.options,
             lengths=lengths,
+            resets=resets,
             form=form if backend else plain,
             backend=backend or "reference",
             chunk_size=drawn.chunk_size,

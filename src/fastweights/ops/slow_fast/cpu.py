@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import native
-from fastweights.ops.dispatch import are_plain, has_plain_memory, kernel_cannot_follow
+from fastweights.ops.dispatch import has_plain_memory, kernel_cannot_follow, plain_addresses
 
 __all__ = ["adam_step", "sgd_step", "unsupported_reason"]
 
@@ -80,38 +80,27 @@ def unsupported_reason(weights: Sequence[Tensor], **columns: Sequence[Tensor | N
     reason = kernel_cannot_follow((), registered=False)
     if reason is not None:
         return reason
-    filled = [[x for x in column if x is not None] for column in (weights, *columns.values())]
-    if not all(map(_have_plain_memory, filled, itertools.repeat(weights))):
-        for name, column in {"a weight": weights, **columns}.items():
+    named = {"a weight": weights, **columns}
+    starts = None
+    if weights and weights[0].dtype in _DTYPES:
+        starts = plain_addresses(named.values(), weights, weights[0].dtype)
+    if starts is None:
+        for name, column in named.items():
             for tensor, weight in zip(column, weights, strict=True):
                 reason = None if tensor is None else _mismatch(tensor, weight)
                 if reason is not None:
                     return f"{name} {reason}"
-    starts = tuple([x.data_ptr() for column in filled for x in column])
-    sizes = tuple([x.nbytes for column in filled for x in column])
-    if _overlap(starts, sizes):
+        starts = [0 if x is None else x.data_ptr() for column in named.values() for x in column]
+    if _overlap(tuple(starts), tuple([weight.nbytes for weight in weights])):
         return "two of the tensors share memory"
     return native.missing_reason()
 
 
-def _have_plain_memory(column: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
-    """Whether all are certainly what a kernel may be given; asked in every step."""
-    if len(column) != len(weights) or not weights:
-        return False
-    dtype, device = weights[0].dtype, weights[0].device
-    shapes = [x.shape for x in weights]
-    if device.type != "cpu" or dtype not in _DTYPES or not are_plain(column, shapes, dtype, device):
-        return False
-    return not any(not x.is_contiguous() or _exceeds_its_storage(x) for x in column)
-
-
-def _exceeds_its_storage(x: Tensor) -> bool:
-    return x.untyped_storage().nbytes() < x.storage_offset() * x.itemsize + x.nbytes
-
-
 @functools.lru_cache(maxsize=64)
 def _overlap(starts: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
-    spans = sorted((start, start + size) for start, size in zip(starts, sizes, strict=True) if size)
+    """Whether columns of tensors of these sizes in bytes overlap; 0 is where there is none."""
+    placed = zip(starts, itertools.cycle(sizes), strict=False)
+    spans = sorted((start, start + size) for start, size in placed if start and size)
     return any(start < end for (_, end), (start, _) in itertools.pairwise(spans))
 
 
