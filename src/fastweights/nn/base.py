@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastweights.arguments import check_flag, check_integer, check_number
 from fastweights.decay import Decay, as_decay, made_anew
 from fastweights.initial import set_identity, set_normal, set_values
-from fastweights.nn.conventions import autocasts, check_dtype, without_autocast
+from fastweights.nn.conventions import autocasts, check_dtype, check_input, without_autocast
 from fastweights.nn.layer_options import LayerOptions, complete
 from fastweights.nn.state import FastWeightsState, warn_of_growth
 from fastweights.nn.write_rate import choose_write_rate, feeds_back, overflow_of
@@ -251,29 +251,7 @@ class FastWeightsBase(nn.Module):
             and x.dtype is weight.dtype
         ):
             return  # what nearly every input is
-        if not isinstance(x, Tensor):
-            raise TypeError(f"input must be a tensor {expected}, got {type(x).__name__}")
-        if x.layout is not torch.strided or x.is_nested:
-            layout = "a nested one" if x.is_nested else x.layout
-            raise TypeError(
-                f"input must be a dense tensor {expected}, got {layout}; sequences of different "
-                "lengths go into torch.nn.utils.rnn.pack_sequence"
-            )
-        if x.dim() not in dims:
-            raise ValueError(f"input must have shape {expected}, got {tuple(x.shape)}")
-        if x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"input must have input_size={self.input_size} features in its last dimension, "
-                f"got shape {tuple(x.shape)}"
-            )
-        if x.device != weight.device:
-            raise ValueError(f"input is on {x.device}, but the parameters are on {weight.device}")
-        if x.dtype == weight.dtype:
-            return
-        # Autocast leaves double precision alone, so it cannot bring a double and a float together.
-        cast = autocasts(x.device) and torch.float64 not in (x.dtype, weight.dtype)
-        if not x.is_floating_point() or not cast:
-            raise TypeError(f"input must be {weight.dtype} like the parameters, got {x.dtype}")
+        check_input(x, self.input_size, weight, expected, dims)
 
     def _check_state(
         self, state: Any, *, layers: int, batch: int, batched: bool

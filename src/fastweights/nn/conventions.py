@@ -8,9 +8,16 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["RecurrentModule", "autocasts", "check_dtype", "one_state", "without_autocast"]
+__all__ = [
+    "RecurrentModule",
+    "autocasts",
+    "check_dtype",
+    "check_input",
+    "one_state",
+    "without_autocast",
+]
 
 State = TypeVar("State")
 
@@ -49,6 +56,38 @@ def check_dtype(dtype: Any) -> None:
         return
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
+
+
+def check_input(
+    x: Any, input_size: int, like: Tensor, expected: str, dims: tuple[int, ...]
+) -> None:
+    """Raise unless ``x`` is an input of these features that goes with the parameter ``like``.
+
+    ``expected`` is the shape in words, ``dims`` the numbers of dimensions that it can have.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"input must be a tensor {expected}, got {type(x).__name__}")
+    if x.layout is not torch.strided or x.is_nested:
+        layout = "a nested one" if x.is_nested else x.layout
+        raise TypeError(
+            f"input must be a dense tensor {expected}, got {layout}; sequences of different "
+            "lengths go into torch.nn.utils.rnn.pack_sequence"
+        )
+    if x.dim() not in dims:
+        raise ValueError(f"input must have shape {expected}, got {tuple(x.shape)}")
+    if x.shape[-1] != input_size:
+        raise ValueError(
+            f"input must have input_size={input_size} features in its last dimension, "
+            f"got shape {tuple(x.shape)}"
+        )
+    if x.device != like.device:
+        raise ValueError(f"input is on {x.device}, but the parameters are on {like.device}")
+    if x.dtype == like.dtype:
+        return
+    # Autocast leaves double precision alone, so it cannot bring a double and a float together.
+    cast = autocasts(x.device) and torch.float64 not in (x.dtype, like.dtype)
+    if not x.is_floating_point() or not cast:
+        raise TypeError(f"input must be {like.dtype} like the parameters, got {x.dtype}")
 
 
 def autocasts(device: torch.device) -> bool:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from fastweights.nn.baselines import AttentionLSTM, AttentionLSTMState
@@ -75,56 +71,6 @@ def test_only_the_past_counts():
     assert not torch.allclose(before[5:], after[5:])
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    length=st.integers(1, 7),
-    batch=st.integers(0, 4),
-    inputs=st.integers(1, 4),
-    hidden=st.integers(1, 5),
-    layers=st.integers(1, 3),
-    score=st.sampled_from(SCORES),
-    data=st.data(),
-)
-def test_layouts_and_pieces_agree(length, batch, inputs, hidden, layers, score, data):
-    layer = make(inputs, hidden, layers, score=score)
-    x = normal(length, batch, inputs)
-    output, last = layer(x)
-    assert output.shape == last.history.shape == (length, batch, hidden)
-    assert last.hidden.shape == last.cell.shape == (layers, batch, hidden)
-
-    swapped = copy.deepcopy(layer)
-    swapped.batch_first = True
-    torch.testing.assert_close(swapped(x.transpose(0, 1))[0], output.transpose(0, 1))
-
-    pieces, state, done = [], None, 0
-    while done < length:
-        step = data.draw(st.integers(1, length - done))
-        piece, state = layer(x[done : done + step], state)
-        pieces.append(piece)
-        done += step
-    torch.testing.assert_close(torch.cat(pieces), output)
-    torch.testing.assert_close(tuple(state), tuple(last))
-
-    for n in range(batch):
-        alone, state = layer(x[:, n])
-        torch.testing.assert_close(alone, output[:, n])
-        torch.testing.assert_close(swapped(x[:, n])[0], output[:, n])
-        torch.testing.assert_close(tuple(state), tuple(tensor[:, n] for tensor in last))
-        again, _ = layer(x[:, n], state)
-        torch.testing.assert_close(again, layer(x, last)[0][:, n])
-        torch.testing.assert_close(layer(x[:, n : n + 1])[0], output[:, n : n + 1])
-
-
-def test_a_sample_never_changes_another():
-    layer, x = make(num_layers=2), normal(5, 4, 3)
-    changed = x.clone()
-    changed[:, 2] += 10
-    before, after = layer(x)[0], layer(changed)[0]
-    others = [0, 1, 3]
-    assert torch.equal(before[:, others], after[:, others])
-    assert not torch.allclose(before[:, 2], after[:, 2])
-
-
 @pytest.mark.parametrize("score", SCORES)
 def test_gradients_through_every_parameter_and_the_state(score):
     layer = make(2, 3, score=score)
@@ -170,13 +116,6 @@ def test_parameters_and_start():
     assert "weight_score" not in AttentionLSTM(3, 4, score="dot").state_dict()
 
 
-def test_state_dict_goes_into_another_layer():
-    one, other = make(num_layers=2), AttentionLSTM(3, 4, 2, dtype=torch.float64)
-    other.load_state_dict(one.state_dict())
-    x = normal(4, 2, 3)
-    assert torch.equal(one(x)[0], other(x)[0])
-
-
 def test_autocast_gives_back_the_parameters_dtype():
     layer = AttentionLSTM(3, 4)
     x = normal(5, 2, 3).float()
@@ -186,22 +125,6 @@ def test_autocast_gives_back_the_parameters_dtype():
     assert {output.dtype, *(tensor.dtype for tensor in state)} == {torch.float32}
     expected = layer(x, layer(x)[1])[0]
     torch.testing.assert_close(output, expected, rtol=0.1, atol=0.1)
-
-
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (torch.zeros(3), ValueError, r"input must have shape \(L, N, input_size\).* got \(3,\)"),
-        (torch.zeros(2, 2, 4), ValueError, "input must have input_size=3 features"),
-        (torch.zeros(0, 2, 3), ValueError, "at least one step"),
-        (torch.zeros(2, 2, 3, dtype=torch.int64), TypeError, "input must be torch.float32"),
-        (torch.zeros(2, 2, 3, dtype=torch.float64), TypeError, "got torch.float64"),
-        (None, TypeError, "input must be a tensor"),
-    ],
-)
-def test_input_that_does_not_fit(x, error, message):
-    with pytest.raises(error, match=message):
-        AttentionLSTM(3, 4)(x)
 
 
 GOOD = AttentionLSTMState(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4), torch.zeros(3, 2, 4))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from fastweights.nn.baselines import LayerNormLSTM
@@ -106,52 +103,6 @@ def test_without_layer_norm_it_is_nn_lstm_in_value_and_gradient(bias):
         )
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    length=st.integers(1, 7),
-    batch=st.integers(0, 4),
-    inputs=st.integers(1, 4),
-    hidden=st.integers(1, 5),
-    layers=st.integers(1, 3),
-    layer_norm=st.booleans(),
-)
-def test_layouts_and_pieces_agree(length, batch, inputs, hidden, layers, layer_norm):
-    layer = make(inputs, hidden, layers, layer_norm=layer_norm)
-    x = normal(length, batch, inputs)
-    output, last = layer(x)
-    assert output.shape == (length, batch, hidden)
-    assert last[0].shape == last[1].shape == (layers, batch, hidden)
-    torch.testing.assert_close(last[0][-1], output[-1])
-
-    swapped = copy.deepcopy(layer)
-    swapped.batch_first = True
-    torch.testing.assert_close(swapped(x.transpose(0, 1))[0], output.transpose(0, 1))
-
-    cut = length // 2
-    if cut:
-        first, state = layer(x[:cut])
-        second, state = layer(x[cut:], state)
-        torch.testing.assert_close(torch.cat([first, second]), output)
-        torch.testing.assert_close(state, last)
-
-    for n in range(batch):
-        alone, state = layer(x[:, n])
-        torch.testing.assert_close(alone, output[:, n])
-        torch.testing.assert_close(swapped(x[:, n])[0], output[:, n])
-        torch.testing.assert_close(state, (last[0][:, n], last[1][:, n]))
-        torch.testing.assert_close(layer(x[:, n : n + 1])[0], output[:, n : n + 1])
-
-
-def test_a_sample_never_changes_another():
-    layer, x = make(num_layers=2), normal(5, 4, 3)
-    changed = x.clone()
-    changed[:, 2] += 10
-    before, after = layer(x)[0], layer(changed)[0]
-    others = [0, 1, 3]
-    assert torch.equal(before[:, others], after[:, others])
-    assert not torch.allclose(before[:, 2], after[:, 2])
-
-
 def test_gradients():
     layer = make(2, 3, 2)
     names = [name for name, _ in layer.named_parameters()]
@@ -184,13 +135,6 @@ def test_parameters_that_an_option_leaves_out():
     assert "bias_l0" not in make(bias=False).state_dict()
 
 
-def test_state_dict_goes_into_another_layer():
-    one, other = make(num_layers=2), LayerNormLSTM(3, 4, 2, dtype=torch.float64)
-    other.load_state_dict(one.state_dict())
-    x = normal(4, 2, 3)
-    assert torch.equal(one(x)[0], other(x)[0])
-
-
 def test_autocast_keeps_the_recurrence_in_the_parameters_precision():
     layer = LayerNormLSTM(3, 4)
     x = normal(5, 2, 3).float()
@@ -199,22 +143,6 @@ def test_autocast_keeps_the_recurrence_in_the_parameters_precision():
         layer(x.bfloat16())
     assert output.dtype == torch.float32
     torch.testing.assert_close(output, layer(x)[0], rtol=0.1, atol=0.1)
-
-
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (torch.zeros(3), ValueError, r"input must have shape \(N, L, input_size\).* got \(3,\)"),
-        (torch.zeros(2, 2, 4), ValueError, "input must have input_size=3 features"),
-        (torch.zeros(2, 0, 3), ValueError, "at least one step"),
-        (torch.zeros(2, 2, 3, dtype=torch.int64), TypeError, "input must be torch.float32"),
-        (torch.zeros(2, 2, 3, dtype=torch.float64), TypeError, "got torch.float64"),
-        (None, TypeError, "input must be a tensor"),
-    ],
-)
-def test_input_that_does_not_fit(x, error, message):
-    with pytest.raises(error, match=message):
-        LayerNormLSTM(3, 4, batch_first=True)(x)
 
 
 @pytest.mark.parametrize(

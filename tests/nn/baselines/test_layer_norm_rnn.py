@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from fastweights.nn.baselines import LayerNormRNN
@@ -69,51 +66,6 @@ def test_equals_the_loop(nonlinearity, bias, norm_eps, num_layers):
         torch.testing.assert_close(output[:, n], expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    length=st.integers(1, 7),
-    batch=st.integers(0, 4),
-    inputs=st.integers(1, 4),
-    hidden=st.integers(1, 5),
-    layers=st.integers(1, 3),
-)
-def test_layouts_and_pieces_agree(length, batch, inputs, hidden, layers):
-    layer = make(inputs, hidden, layers)
-    x = normal(length, batch, inputs)
-    output, last = layer(x)
-    assert output.shape == (length, batch, hidden)
-    assert last.shape == (layers, batch, hidden)
-    torch.testing.assert_close(last[-1], output[-1])
-
-    swapped = copy.deepcopy(layer)
-    swapped.batch_first = True
-    torch.testing.assert_close(swapped(x.transpose(0, 1))[0], output.transpose(0, 1))
-
-    cut = length // 2
-    if cut:
-        first, state = layer(x[:cut])
-        second, state = layer(x[cut:], state)
-        torch.testing.assert_close(torch.cat([first, second]), output)
-        torch.testing.assert_close(state, last)
-
-    for n in range(batch):
-        alone, state = layer(x[:, n])
-        torch.testing.assert_close(alone, output[:, n])
-        torch.testing.assert_close(swapped(x[:, n])[0], output[:, n])
-        torch.testing.assert_close(state, last[:, n])
-        torch.testing.assert_close(layer(x[:, n : n + 1])[0], output[:, n : n + 1])
-
-
-def test_a_sample_never_changes_another():
-    layer, x = make(num_layers=2), normal(5, 4, 3)
-    changed = x.clone()
-    changed[:, 2] += 10
-    before, after = layer(x)[0], layer(changed)[0]
-    others = [0, 1, 3]
-    assert torch.equal(before[:, others], after[:, others])
-    assert not torch.allclose(before[:, 2], after[:, 2])
-
-
 @pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
 def test_gradients(nonlinearity):
     layer = make(2, 3, 2, nonlinearity=nonlinearity)
@@ -136,14 +88,6 @@ def test_start_and_scales():
     layer.reset_parameters(input_scale=2.0, recurrent_scale=0.05)
     assert torch.equal(layer.weight_hh_l0, 0.05 * torch.eye(50))
     assert layer.weight_ih_l0.std().item() == pytest.approx(2.0, rel=0.1)
-
-
-def test_state_dict_goes_into_another_layer():
-    one, other = make(num_layers=2), LayerNormRNN(3, 4, 2, dtype=torch.float64)
-    other.load_state_dict(one.state_dict())
-    x = normal(4, 2, 3)
-    assert torch.equal(one(x)[0], other(x)[0])
-    assert "bias_l0" not in make(bias=False).state_dict()
 
 
 def test_autocast_keeps_the_recurrence_in_the_parameters_precision():
@@ -172,25 +116,6 @@ def test_learns_by_any_optimizer():
         loss().backward()
         optimizer.step()
     assert loss().item() < 0.2 * start
-
-
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (torch.zeros(3), ValueError, r"input must have shape \(L, N, input_size\).* got \(3,\)"),
-        (torch.zeros(2, 2, 2, 3), ValueError, "input must have shape"),
-        (torch.zeros(2, 2, 4), ValueError, "input must have input_size=3 features"),
-        (torch.zeros(0, 2, 3), ValueError, "at least one step"),
-        (torch.zeros(2, 2, 3, dtype=torch.int64), TypeError, "input must be torch.float32"),
-        (torch.zeros(2, 2, 3, dtype=torch.complex64), TypeError, "got torch.complex64"),
-        (torch.zeros(2, 2, 3, dtype=torch.float64), TypeError, "got torch.float64"),
-        (torch.zeros(2, 2, 3, device="meta"), ValueError, "input is on meta"),
-        ([[1.0]], TypeError, "input must be a tensor"),
-    ],
-)
-def test_input_that_does_not_fit(x, error, message):
-    with pytest.raises(error, match=message):
-        LayerNormRNN(3, 4)(x)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastweights.nn.conventions import autocasts
+from fastweights.nn.conventions import check_input
 
 __all__ = ["check_state", "project", "restore", "time_first"]
 
@@ -15,20 +15,7 @@ __all__ = ["check_state", "project", "restore", "time_first"]
 def time_first(input: Any, input_size: int, batch_first: bool, like: Tensor) -> Tensor:
     """The input as (L, N, input_size), after checking it against the parameter ``like``."""
     expected = f"({'N, L' if batch_first else 'L, N'}, input_size) or (L, input_size)"
-    if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a tensor {expected}, got {type(input).__name__}")
-    if input.dim() not in (2, 3):
-        raise ValueError(f"input must have shape {expected}, got {tuple(input.shape)}")
-    if input.shape[-1] != input_size:
-        raise ValueError(
-            f"input must have input_size={input_size} features in its last dimension, "
-            f"got shape {tuple(input.shape)}"
-        )
-    if input.device != like.device:
-        raise ValueError(f"input is on {input.device}, but the parameters are on {like.device}")
-    under_autocast = autocasts(input.device)
-    if not input.is_floating_point() or (input.dtype != like.dtype and not under_autocast):
-        raise TypeError(f"input must be {like.dtype} like the parameters, got {input.dtype}")
+    check_input(input, input_size, like, expected, (2, 3))
     x = input[:, None] if input.dim() == 2 else input
     if batch_first and input.dim() == 3:
         x = x.transpose(0, 1)
