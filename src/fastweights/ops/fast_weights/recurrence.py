@@ -338,8 +338,10 @@ def _run_unplanned(
         if len(_PLANS) >= 1024:
             _PLANS.clear()
         _PLANS[key] = plan
-    output, after = _run_planned(call, plan)
-    return output, _with_layer(after) if layered else after
+    result = _run_planned(call, plan)
+    if not layered:
+        return result
+    return result[0], _with_layer(result[1])
 
 
 def _with_layer(state: LayerState) -> LayerState:
