@@ -174,7 +174,7 @@ def test_a_damaged_network(trained: Path, tmp_path: Path) -> None:
     write_json(home / "config.json", {**described, "arm": "lstm-compute"})
     with pytest.raises(ConfigError, match="belongs to another model"):
         load_network(home)
-    described["config"]["hidden_size"] = 100_000
+    described["config"]["hidden_size"] = 4_096
     write_json(home / "config.json", described)
     with pytest.raises(ConfigError, match="its checkpoint has fewer"):
         load_network(home)
