@@ -255,7 +255,9 @@ def test_impossible_sizes(kind, sizes, error, message):
 @pytest.mark.parametrize("kind", OURS)
 def test_the_error_names_the_layout_that_was_chosen(kind):
     layer = OURS[kind](3, 4, batch_first=True)
-    with pytest.raises(ValueError, match=r"input must have shape \(N, L, input_size\).* got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"input must have shape \(N, L, input_size\).* got \(3,\)"
+    ):
         layer(torch.zeros(3))
     with pytest.raises(ValueError, match="at least one step"):
         layer(torch.zeros(2, 0, 3))

@@ -488,13 +488,17 @@ class _Direct(torch.autograd.Function):
         op = None
         if torch.is_grad_enabled() or dispatch_is_traced():
             op = _backward_op  # with create_graph it refuses the second derivative
-        for x in doutputs:
-            if x is not None and not has_plain_memory(x):
-                doutputs = tuple(plain_gradients(doutputs))
-                break
+        if not _are_plain(doutputs):
+            doutputs = tuple(plain_gradients(doutputs))
+            if not _are_plain(doutputs):
+                op = _backward_op  # for those of a vmap
         if forward_mode_is_on():
             refuse_tangents(doutputs)
         return None, None, *_gradients(op, ctx, *doutputs)
+
+
+def _are_plain(gradients: _Tensors) -> bool:
+    return all(x is None or has_plain_memory(x) for x in gradients)
 
 
 # Without looking for wrappers of transforms that are over, which a direct call has none of.

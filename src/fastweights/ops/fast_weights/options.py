@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -56,7 +56,6 @@ class Options:
             "previous" hidden vector, which adds no depth.
         memory: "hebbian" fast weights, a "static" matrix in their place, or "none".
         detach_writes: no gradient through what is written.
-        flags: the options that are yes or no as one integer, as the kernels take them.
 
     Example:
         >>> Options(inner_steps=2, nonlinearity="tanh").write
@@ -76,7 +75,9 @@ class Options:
     query: Query = "preliminary"
     memory: Memory = "hebbian"
     detach_writes: bool = False
-    flags: int = dataclasses.field(init=False, repr=False, compare=False)
+    # Of each instance, the options that are yes or no as one integer, as the kernels take them. It
+    # follows from the fields and is none.
+    flags: ClassVar[int]
 
     def __post_init__(self) -> None:
         if isinstance(self.inner_steps, bool) or not isinstance(self.inner_steps, int):

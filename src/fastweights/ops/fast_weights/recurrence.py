@@ -245,8 +245,10 @@ def _kind_of(call: Call, form: str, backend: str, chunk_size: int | None) -> Any
     drive, weights, decay, _, state, options, _, resets, layered = call
     source, weight, _ = drive if isinstance(drive, InputProjection) else (drive, None, None)
     recurrent, _, _, fixed = weights
-    kind, history, matrix = type(source), None, None
-    if not (kind in _PLAIN and type(recurrent) in _PLAIN and source.dim() == 3):
+    history = matrix = None
+    if type(source) not in _PLAIN or type(recurrent) not in _PLAIN or source.is_nested:
+        return None
+    if source.dim() != 3:
         return None
     long = False
     if state is not None:
