@@ -16,7 +16,7 @@ from fastweights.nn.conventions import autocasts, check_dtype, check_input, with
 from fastweights.nn.layer_options import LayerOptions, complete
 from fastweights.nn.state import FastWeightsState, warn_of_growth
 from fastweights.nn.write_rate import choose_write_rate, feeds_back, overflow_of
-from fastweights.ops.dispatch import are_plain
+from fastweights.ops.dispatch import are_plain, dispatch_is_traced
 from fastweights.ops.fast_weights import (
     InputProjection,
     LayerState,
@@ -263,7 +263,7 @@ class FastWeightsBase(nn.Module):
         hidden, weight = self.hidden_size, self._like
         samples = (batch,) if batched else ()
         usual = type(state) is FastWeightsState and state.history is None and batched
-        if usual and not torch.compiler.is_compiling():
+        if usual and not dispatch_is_traced():
             parts = () if self.decay.components == 1 else (self.decay.components,)
             own = (layers, batch, hidden), (layers, batch, *parts, hidden, hidden)
             if are_plain(

@@ -57,7 +57,6 @@ class Options:
             "previous" hidden vector, which adds no depth.
         memory: "hebbian" fast weights, a "static" matrix in their place, or "none".
         detach_writes: no gradient through what is written.
-        flags: the options that are yes or no as one integer, as the kernels take them.
 
     Example:
         >>> Options(inner_steps=2, nonlinearity="tanh").write

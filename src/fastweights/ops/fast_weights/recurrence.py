@@ -245,10 +245,10 @@ def _kind_of(call: Call, form: str, backend: str, chunk_size: int | None) -> Any
     drive, weights, decay, _, state, options, _, resets, layered = call
     source, weight, _ = drive if isinstance(drive, InputProjection) else (drive, None, None)
     recurrent, _, _, fixed = weights
-    kind, history, matrix = type(source), None, None
-    if not (kind in _PLAIN and type(recurrent) in _PLAIN and source.dim() == 3):
+    history = matrix = None
+    if type(source) not in _PLAIN or type(recurrent) not in _PLAIN:
         return None
-    if source.is_nested or recurrent.is_nested:  # which have no shape
+    if source.is_nested or recurrent.is_nested or source.dim() != 3:  # the nested have no shape
         return None
     long = False
     if state is not None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from fastweights.decay import Decay, scaled_table
 from fastweights.ops.dispatch import (
     dispatch_is_traced,
+    has_plain_memory,
     load_step,
     save_step,
 )
@@ -191,8 +192,9 @@ class _Direct(torch.autograd.Function):
         ctx.needs = ctx.needs_input_grad
         settled = plain_gradients(doutputs)
         refuse_tangents(settled)
+        plain = all(x is None or has_plain_memory(x) for x in settled)
         # With create_graph the registered op refuses the second derivative.
-        followed = dispatch_is_traced() or torch.is_grad_enabled()
+        followed = dispatch_is_traced() or torch.is_grad_enabled() or not plain
         return _gradients(_backward_op if followed else _backward, ctx, *settled)
 
 
