@@ -11,7 +11,7 @@ import math
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fastweights.lab.sweep import load_sweep
 from fastweights.training import loop
 from fastweights.training.config import ConfigError
 from fastweights.training.metrics import read_metrics
+from tests.commands import run_all_here
 
 TINY = [
     "arms=lstm",
@@ -100,19 +101,10 @@ class Killed(BaseException):
 def _here() -> Iterator[None]:
     """Runs take place in this process, one after another, on one thread as in a worker."""
 
-    def run_all(work: Callable[[str], None], names: list[str], **_: Any) -> dict[str, str]:
-        failures = {}
-        for name in names:
-            try:
-                work(name)
-            except Exception as error:
-                failures[name] = f"{type(error).__name__}: {error}"
-        return failures
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "run_all", run_all)
+        patch.setattr(runner, "run_all", run_all_here)
         yield
     torch.set_num_threads(threads)
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastweights.lab import runner
 from fastweights.lab.sweep import load_sweep, runs_in
 from fastweights.report import html
 from fastweights.training.config import ConfigError
+from tests.commands import run_all_here
 
 SETTINGS = [
     "arms=lstm",
@@ -75,19 +76,10 @@ def call(*words: str | Path) -> int:
 def _here() -> Iterator[None]:
     """Runs take place in this process, one after another, on one thread as in a worker."""
 
-    def run_all(work: Callable[[str], None], names: list[str], **_: Any) -> dict[str, str]:
-        failures = {}
-        for name in names:
-            try:
-                work(name)
-            except Exception as error:
-                failures[name] = f"{type(error).__name__}: {error}"
-        return failures
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "run_all", run_all)
+        patch.setattr(runner, "run_all", run_all_here)
         patch.setattr(html, "_as_data", lambda _: "data:,")  # figures take long
         yield
     torch.set_num_threads(threads)

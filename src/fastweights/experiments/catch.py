@@ -24,7 +24,7 @@ from fastweights.lab.experiment import Result, Unit
 from fastweights.lab.findings import PARAMETERS, SECONDS, Column, Contrast, by_seed
 from fastweights.lab.study import Arm, Run, Study
 from fastweights.nn import FastWeightsRNN
-from fastweights.report.figures import new_figure
+from fastweights.report.figures import DOTTED, draw_level, new_figure
 from fastweights.report.section import Picture
 from fastweights.report.verdicts import BOUND_RULE, Bound
 from fastweights.tasks.catch import CatchVector
@@ -380,8 +380,8 @@ def _attention(shares: np.ndarray, config: CatchConfig, prefix: str) -> Picture:
     image = axes.imshow(np.where(past, shares, np.nan), cmap="viridis", vmin=0)
     figure.colorbar(image, ax=axes, label="share of what is read", shrink=0.8)
     edge = config.blank_after - 0.5
-    axes.axvline(edge, color="0.35", linewidth=1, linestyle=(0, (1, 1.5)))
-    axes.axhline(edge, color="0.35", linewidth=1, linestyle=(0, (1, 1.5)))
+    axes.axvline(edge, color="0.35", linewidth=1, linestyle=DOTTED)
+    draw_level(axes, edge)
     axes.set(xlabel="state after this frame", ylabel="while this frame is seen")
     return Picture(
         f"{prefix}-attention",

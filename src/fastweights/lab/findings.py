@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fastweights.lab.experiment import Result
 from fastweights.report.section import Claim, Table
 from fastweights.report.statistics import Interval, mean_interval
-from fastweights.report.verdicts import OURS, Bound, Rule, beside_published
+from fastweights.report.verdicts import OURS, Bound, Rule, beside_published, claim_of, claim_on
 
 Values = Mapping[str, Any]  # of a finished run
 Pick = str | Callable[[Values], Any]  # a number of a run: its key, or how to get it
@@ -234,9 +234,8 @@ class Measured:
         found = [number for v in values if (number := pick(self.of, v)) is not None]
         if not found:
             return None
-        interval = mean_interval(found)
-        ours, verdict = interval.text(self.digits, self.scale), self.rule.verdict(interval)
-        return Claim(self.claim, self.published, ours, interval.n, verdict)
+        scale, digits = self.scale, self.digits
+        return claim_of(self.claim, self.published, found, self.rule, scale=scale, digits=digits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,5 +304,5 @@ class Contrast:
         interval = self.interval(results, **options)
         if interval is None:
             return None
-        ours = interval.text(self.digits, self.scale)
-        return Claim(self.claim, self.published, ours, interval.n, self.rule.verdict(interval))
+        scale, digits = self.scale, self.digits
+        return claim_on(self.claim, self.published, interval, self.rule, scale=scale, digits=digits)
